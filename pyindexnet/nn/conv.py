@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution blocks shared by the index networks, the ASPP and the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class ConvBNAct(nn.Module):
+    """Convolution without bias, batch norm, activation: the unit that inference folds into one convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the square kernel.
+        stride: step in pixels of the input.
+        padding: zeros on each side; None keeps the size at stride 1 (odd kernels).
+        dilation: distance between taps in pixels.
+        groups: groups of the convolution.
+        activation: builds the activation, ReLU6 by default; None for a linear output.
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        activation: Callable[[], nn.Module] | None = nn.ReLU6,
+    ) -> None:
+        super().__init__()
+        if padding is None:
+            padding = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.act = nn.Identity() if activation is None else activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class DepthwiseSeparable(nn.Sequential):
+    """Depthwise k x k then pointwise convolution, batch norm and ReLU6 after each.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise = ConvBNAct(
+            in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels
+        )
+        self.pointwise = ConvBNAct(in_channels, out_channels, 1)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise every convolution with N(0, 2 / (k*k*out_channels)) and every batch norm with 1 and 0.
+
+    The rule of the published models. Their papers name the improved Xavier initialisation instead, whose variance
+    divides by the input channels; the two agree where a layer keeps its width.
+    """
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
+            nn.init.normal_(m.weight, 0.0, (2.0 / fan_out) ** 0.5)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.BatchNorm2d):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
