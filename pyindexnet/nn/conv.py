@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ConvBNAct(nn.Module):
-    """Convolution without bias, batch norm, activation: the unit that inference folds into one convolution.
+    """Convolution, batch norm, activation: the unit that inference folds into one convolution.
 
     Args:
         in_channels: channels of the input.
@@ -19,6 +19,7 @@ class ConvBNAct(nn.Module):
         padding: zeros on each side; None keeps the size at stride 1 (odd kernels).
         dilation: distance between taps in pixels.
         groups: groups of the convolution.
+        bias: whether the convolution has a bias of its own (the VGG-16 encoder does).
         activation: builds the activation, ReLU6 by default; None for a linear output.
     Shape: (N, in_channels, H, W) -> (N, out_channels, H', W').
     """
@@ -33,13 +34,14 @@ class ConvBNAct(nn.Module):
         padding: int | None = None,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = False,
         activation: Callable[[], nn.Module] | None = nn.ReLU6,
     ) -> None:
         super().__init__()
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias
         )
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = nn.Identity() if activation is None else activation()
