@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads ``pyindexnet._C`` if it was built, and says why not where it was not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from types import ModuleType
+
+BUILD_COMMAND = "pip install --no-build-isolation pyindexnet (needs gcc >= 11 and ninja)"
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """(module, "") or (None, reason). Importing the module registers its kernels with PyTorch."""
+    if os.environ.get("PYINDEXNET_NO_EXTENSION") == "1":
+        return None, "PYINDEXNET_NO_EXTENSION=1 is set"
+    if importlib.util.find_spec("pyindexnet._C") is None:
+        return None, f"pyindexnet._C was not built; build it with: {BUILD_COMMAND}"
+    try:
+        from pyindexnet import _C  # type: ignore[attr-defined]
+    except ImportError as error:
+        warnings.warn(f"pyindexnet._C exists but does not load, its kernels are off: {error}", stacklevel=2)
+        return None, f"pyindexnet._C does not load: {error}"
+    return _C, ""
+
+
+# Constants of the process: torch.compile must be able to trace a read of them.
+MODULE, REASON = _load()
