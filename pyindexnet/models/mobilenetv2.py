@@ -19,6 +19,8 @@ import math
 
 from torch import Tensor, nn
 
+from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys
+from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.conv import ConvBNAct, init_weights
 
 # expansion, channels, blocks, reduction of stages 1 to 7; stage 0 is the stem
@@ -92,13 +94,9 @@ class MobileNetV2(nn.Module):
         downsample: str = "stride",
     ) -> None:
         super().__init__()
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(
-                f"MobileNetV2: output_stride must be one of {OUTPUT_STRIDES}, got {output_stride!r}"
-            )
-        if downsample not in ("stride", "pool"):
-            raise ValueError(f"MobileNetV2: downsample must be 'stride' or 'pool', got {downsample!r}")
-        if not 0 < width < math.inf:
+        require_one_of("MobileNetV2", "output_stride", output_stride, OUTPUT_STRIDES)
+        require_one_of("MobileNetV2", "downsample", downsample, ("stride", "pool"))
+        if not isinstance(width, (int, float)) or not 0 < width < math.inf:
             raise ValueError(f"MobileNetV2: width must be a positive number, got {width!r}")
 
         self.output_stride = output_stride
@@ -139,3 +137,19 @@ class MobileNetV2(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+
+def encoder_key_map(ours: str, published: str) -> KeyMap:
+    """Key names of the published encoders for those of a :class:`MobileNetV2` called ``ours``.
+
+    Args:
+        ours: path of the encoder in the model.
+        published: what the published keys start with, ``""`` for IndexNet Matting.
+    """
+    keys: KeyMap = conv_unit_keys(f"{published}layer0", f"{ours}.stages.0")
+    for s, (expansion, _, blocks, _) in enumerate(STAGES, start=1):
+        units = ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")
+        for b in range(blocks):
+            block = f"{ours}.stages.{s}.{b}"
+            keys |= conv_unit_keys(f"{published}layer{s}.{b}.conv", *(f"{block}.{unit}" for unit in units))
+    return keys

@@ -52,7 +52,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         name: one of :func:`list_models`.
         **options: the model's own options, see :func:`model_options` and the docstring of its class.
     Returns:
-        The model, in training mode, float32, on the default device.
+        The model, in training mode, on the default device; ``model.config`` holds ``name`` and ``options``.
     Raises:
         ValueError: an unknown name or option, or a value that the model does not allow; the message names the value and
             what is allowed.
@@ -65,7 +65,9 @@ def create_model(name: str, **options: Any) -> nn.Module:
                 f"create_model: option of {name} must be one of {', '.join(allowed)}, got {option!r}"
                 + _suggest(option, list(allowed))
             )
-    return builder(**options)
+    model = builder(**options)
+    model.config = {"name": name, "options": options}  # type: ignore[assignment]
+    return model
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

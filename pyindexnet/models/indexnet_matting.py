@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IndexNet Matting: MobileNetV2 encoder-decoder with learned, fixed or no indices.
+
+Papers: "Indices Matter: Learning to Index for Deep Image Matting", Lu et al., ICCV 2019 [IndexNet]; "Efficient Deep Networks
+for Image Matting", Dai, 2022, chapter 3 [Thesis]. Written from the papers and from arrays measured on the published models;
+no published code is included. Published weights load with :func:`pyindexnet.models.load_checkpoint`; they stay under their
+own licence, which is for non-commercial use.
+
+What we changed, with the same outputs: the four columns of a depthwise index network are one convolution, indices are
+normalised inside the pooling and upsampling operators and never written to memory, and any image size is accepted. Where
+the papers and the released code differ (hidden width of the index networks), the paper is the default: ``index_width``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyindexnet.models.checkpoints import Columns, KeyMap, conv_unit_keys, register_key_map
+from pyindexnet.models.mobilenetv2 import OUTPUT_STRIDES, MobileNetV2, encoder_key_map
+from pyindexnet.models.registry import register_model
+from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.aspp import ASPP
+from pyindexnet.nn.conv import ConvBNAct, DepthwiseSeparable, init_weights
+from pyindexnet.nn.index_networks import (
+    DEPTHWISE_FAMILIES,
+    WIDTHS,
+    DepthwiseIndexNetwork,
+    HolisticIndexNetwork,
+    HolisticMaxIndex,
+)
+from pyindexnet.nn.resampling import BilinearUpsampling, IndexedResampling, MaxUnpooling
+
+INDEX_NETWORKS = ("hin", *DEPTHWISE_FAMILIES, "max", "hmi", "bilinear")
+DECODERS = ("unet", "skip", "none")
+DECODER_CONVS = ("std", "depsep")
+NORMALIZATIONS = ("none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid")
+# of the three atrous branches, for each output stride
+ASPP_DILATIONS = {32: (2, 4, 8), 16: (4, 8, 16), 8: (8, 16, 32)}
+
+
+class DecoderStage(nn.Module):
+    """Fuses the encoder map of a stage and convolves.
+
+    Shape: y (N, C, H, W) and skip (N, C, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, fusion: str, conv: str, kernel_size: int) -> None:
+        super().__init__()
+        self.fusion = fusion
+        in_channels = 2 * channels if fusion == "unet" else channels
+        self.conv = _decoder_conv(conv, in_channels, out_channels, kernel_size)
+
+    def forward(self, y: Tensor, skip: Tensor) -> Tensor:
+        if self.fusion == "unet":
+            y = torch.cat((y, skip), 1)
+        elif self.fusion == "skip":
+            y = y + skip
+        return self.conv(y)
+
+
+class Head(nn.Module):
+    """Alpha from the last decoder map: convolution to one channel, batch norm, ReLU6, convolution without bias."""
+
+    def __init__(self, channels: int, *, conv: str, kernel_size: int) -> None:
+        super().__init__()
+        self.reduce = _decoder_conv(conv, channels, 1, kernel_size)
+        self.predict = nn.Conv2d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(self.reduce(x))
+
+
+@register_model("indexnet_matting")
+class IndexNetMatting(nn.Module):
+    """IndexNet Matting and the MobileNetV2 baselines B5 to B11 of [IndexNet] table 1.
+
+    Args:
+        index_network: ``"hin"``, ``"o2o_modelwise"``, ``"o2o_stagewise"``, ``"o2o"``, ``"m2o"``: learned indices, see
+            :mod:`pyindexnet.nn.index_networks`; ``"max"``: max pooling and unpooling; ``"hmi"``: holistic max index, used by
+            pooling and upsampling; ``"bilinear"``: max pooling and bilinear upsampling.
+        nonlinear: hidden layer in the index networks.
+        context: weak context, 4x4 kernels, in the index networks.
+        index_width: hidden channels of a depthwise index network's column over C: 2 as in the papers, 1 as released.
+        output_stride: 32, 16 or 8; the last reductions become dilation.
+        aspp: atrous spatial pyramid pooling between encoder and decoder; else a 1x1 convolution.
+        decoder: ``"unet"`` concatenates the encoder maps, ``"skip"`` adds them, ``"none"`` uses the indices alone.
+        decoder_conv: ``"std"`` or ``"depsep"`` (depthwise then 1x1).
+        width: multiplier of all channel counts.
+        decoder_kernel_size: odd side of the decoder's kernels.
+        encoder_normalization: of the indices for pooling, one of NORMALIZATIONS ([Thesis] table 3.5).
+        decoder_normalization: the same for upsampling.
+
+    ``nonlinear``, ``context``, ``index_width`` and the normalisations have no effect where indices are not learned.
+
+    Shape: (N, 4, H, W) -> (N, 1, H, W); channels RGB, normalised by the ImageNet statistics, then the trimap / 255. The
+        published models are used at multiples of 32, where all cells are whole; other sizes work, with smaller cells at the
+        bottom and right border.
+    Output: alpha, neither clamped nor passed through a sigmoid.
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        index_network: str = "m2o",
+        nonlinear: bool = True,
+        context: bool = True,
+        index_width: int = 2,
+        output_stride: int = 32,
+        aspp: bool = True,
+        decoder: str = "unet",
+        decoder_conv: str = "std",
+        width: float = 1.0,
+        decoder_kernel_size: int = 5,
+        encoder_normalization: str = "sigmoid_softmax",
+        decoder_normalization: str = "sigmoid",
+    ) -> None:
+        super().__init__()
+        for option, value, allowed in (
+            ("index_network", index_network, INDEX_NETWORKS),
+            ("nonlinear", nonlinear, (False, True)),
+            ("context", context, (False, True)),
+            ("index_width", index_width, WIDTHS),
+            ("output_stride", output_stride, OUTPUT_STRIDES),
+            ("aspp", aspp, (False, True)),
+            ("decoder", decoder, DECODERS),
+            ("decoder_conv", decoder_conv, DECODER_CONVS),
+            ("encoder_normalization", encoder_normalization, NORMALIZATIONS),
+            ("decoder_normalization", decoder_normalization, NORMALIZATIONS),
+        ):
+            require_one_of("indexnet_matting", option, value, allowed)
+        if (
+            not isinstance(decoder_kernel_size, int)
+            or decoder_kernel_size < 1
+            or decoder_kernel_size % 2 == 0
+        ):
+            raise ValueError(
+                f"indexnet_matting: decoder_kernel_size must be an odd number from 1, got {decoder_kernel_size!r}"
+            )
+
+        self.decoder_fuses = decoder != "none"
+        self.encoder = MobileNetV2(4, width=width, output_stride=output_stride, downsample="pool")
+        channels = self.encoder.channels
+        if aspp:
+            dilations = ASPP_DILATIONS[output_stride]
+            self.context = ASPP(channels[7], channels[6], hidden=int(256 * width), dilations=dilations)
+        else:
+            self.context = ConvBNAct(channels[7], channels[6], 1)
+        self.decoder = nn.ModuleList(
+            DecoderStage(
+                channels[i],
+                channels[max(i - 1, 0)],
+                fusion=decoder,
+                conv=decoder_conv,
+                kernel_size=decoder_kernel_size,
+            )
+            for i in range(7)
+        )
+        self.head = Head(channels[0], conv=decoder_conv, kernel_size=decoder_kernel_size)
+        init_weights(self)
+
+        def resampling(channels: int) -> nn.Module:
+            if index_network == "max":
+                return MaxUnpooling()
+            if index_network == "bilinear":
+                return BilinearUpsampling()
+            if index_network == "hmi":
+                return IndexedResampling(HolisticMaxIndex(), encoder="none", decoder="none", keep_raw=True)
+            if index_network == "hin":
+                network: nn.Module = HolisticIndexNetwork(channels, nonlinear=nonlinear, context=context)
+            else:
+                network = DepthwiseIndexNetwork(
+                    channels, index_network, nonlinear=nonlinear, context=context, width=index_width
+                )
+            return IndexedResampling(network, encoder=encoder_normalization, decoder=decoder_normalization)
+
+        # by stage; the modelwise network is held once, so that it is saved and counted once
+        self.resampling = nn.ModuleDict()
+        if index_network == "o2o_modelwise":
+            self.resampling["all"] = resampling(1)
+        else:
+            for i, reduction in enumerate(self.encoder.reductions):
+                if reduction == 2:
+                    self.resampling[str(i)] = resampling(channels[i])
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips, guides = [], []
+        for i, stage in enumerate(self.encoder.stages):
+            x = skip = stage(x)
+            guide = None
+            if self.encoder.reductions[i] == 2:
+                x, skip, guide = self._resampling(i).reduce(x, keep=self.decoder_fuses)
+            skips.append(skip)
+            guides.append(guide)
+        x = self.context(x)
+        for i in reversed(range(len(self.decoder))):
+            if guides[i] is not None:
+                x = self._resampling(i).restore(x, guides[i])
+            x = self.decoder[i](x, skips[i])
+        return self.head(x)
+
+    def _resampling(self, stage: int) -> nn.Module:
+        return self.resampling["all" if "all" in self.resampling else str(stage)]
+
+
+def _decoder_conv(kind: str, in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+    if kind == "depsep":
+        return DepthwiseSeparable(in_channels, out_channels, kernel_size)
+    return ConvBNAct(in_channels, out_channels, kernel_size)
+
+
+@register_key_map(IndexNetMatting)
+def published_keys(model: IndexNetMatting) -> KeyMap:
+    """Key names of the published models for each of ours."""
+    keys = encoder_key_map("encoder", "")
+    if isinstance(model.context, ASPP):
+        keys |= conv_unit_keys("dconv_pp.aspp1.atrous_conv", "context.point")
+        for i in range(len(model.context.atrous)):
+            branch = f"context.atrous.{i}"
+            keys |= conv_unit_keys(
+                f"dconv_pp.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise"
+            )
+        keys |= conv_unit_keys("dconv_pp.global_avg_pool", "context.image", first=1)
+        keys |= conv_unit_keys("dconv_pp.bottleneck_conv", "context.merge")
+    else:
+        keys |= conv_unit_keys("dconv_pp", "context")
+    for i, stage in enumerate(model.decoder):
+        keys |= conv_unit_keys(f"decoder_layer{i}.dconv", *_units(f"decoder.{i}.conv", stage.conv))
+    keys |= conv_unit_keys("pred.0", *_units("head.reduce", model.head.reduce))
+    keys["head.predict.weight"] = "pred.1.weight"
+    for stage, resampling in model.resampling.items():
+        if isinstance(resampling, IndexedResampling):
+            keys |= _index_network_keys(f"resampling.{stage}.network", f"index{stage}", resampling.network)
+    return keys
+
+
+def _units(path: str, conv: nn.Module) -> list[str]:
+    return [f"{path}.depthwise", f"{path}.pointwise"] if isinstance(conv, DepthwiseSeparable) else [path]
+
+
+def _index_network_keys(ours: str, published: str, network: nn.Module) -> KeyMap:
+    if isinstance(network, HolisticIndexNetwork):
+        if network.hidden is None:
+            return {f"{ours}.predict.weight": f"{published}.indexnet.weight"}
+        keys = conv_unit_keys(f"{published}.indexnet", f"{ours}.hidden")
+        return keys | {f"{ours}.predict.weight": f"{published}.indexnet.3.weight"}
+    if not isinstance(network, DepthwiseIndexNetwork) or network.shared:
+        return {}  # never published
+    columns = [f"{published}.indexnet{k}" for k in (1, 2, 3, 4)]
+    last = 0 if network.hidden is None else 3
+    merged = [{f"{ours}.predict.weight": f"{column}.{last}.weight"} for column in columns]
+    if network.hidden is not None:
+        for keys, column in zip(merged, columns, strict=True):
+            keys |= conv_unit_keys(column, f"{ours}.hidden")
+    return {key: Columns(tuple(keys[key] for keys in merged), network) for key in merged[0]}

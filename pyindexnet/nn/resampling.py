@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of down- and upsampling by 2 that an encoder-decoder puts at the two ends of one resolution step.
+
+``reduce(x, keep)`` returns the map at half size, the map for the decoder to fuse (used where ``keep``) and a guide;
+``restore(y, guide)`` brings a decoder map back to the size of ``x``. Any H and W: the half size is rounded up, and
+``restore`` returns exactly the size that ``reduce`` saw.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyindexnet.ops import indexed_pool, indexed_pool_skip, indexed_upsample
+
+Guide = tuple[Any, tuple[int, int]]
+Reduced = tuple[Tensor, Tensor, Guide]
+
+
+class MaxUnpooling(nn.Module):
+    """Max pooling and max unpooling: the index function of [IndexNet] Eq. 1. The fused map is ``x`` itself."""
+
+    def reduce(self, x: Tensor, keep: bool) -> Reduced:
+        pooled, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+        return pooled, x, (indices, _size(x))
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        indices, size = guide
+        return F.max_unpool2d(y, indices, 2, output_size=size)
+
+
+class BilinearUpsampling(nn.Module):
+    """Max pooling and bilinear interpolation (pixel centres aligned, not corners). The fused map is ``x`` itself."""
+
+    def reduce(self, x: Tensor, keep: bool) -> Reduced:
+        return F.max_pool2d(x, 2, ceil_mode=True), x, (None, _size(x))
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        return F.interpolate(y, size=guide[1], mode="bilinear", align_corners=False)
+
+
+class IndexedResampling(nn.Module):
+    """Indexed pooling and upsampling guided by one index network, [IndexNet] section 4.1.
+
+    The fused map is the index-multiplied one, as in the published models.
+
+    Args:
+        network: (N, C, H, W) -> logits (N, C or 1, 4, h, w).
+        encoder: normalisation of the logits for pooling, see :func:`pyindexnet.ops.indexed_pool`.
+        decoder: the same for upsampling.
+        keep_raw: fuse ``x`` itself in place of the index-multiplied map.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        encoder: str = "sigmoid_softmax",
+        decoder: str = "sigmoid",
+        keep_raw: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.encoder = encoder
+        self.decoder = decoder
+        self.keep_raw = keep_raw
+
+    def reduce(self, x: Tensor, keep: bool) -> Reduced:
+        logits = self.network(x)
+        guide = (logits, _size(x))
+        if keep and not self.keep_raw:
+            pooled, skip = indexed_pool_skip(x, logits, normalization=self.encoder)
+            return pooled, skip, guide
+        return indexed_pool(x, logits, normalization=self.encoder), x, guide
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        logits, size = guide
+        return indexed_upsample(y, logits, normalization=self.decoder, output_size=size)
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[2], x.shape[3]
