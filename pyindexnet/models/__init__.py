@@ -2,14 +2,20 @@
 """Networks, the registry that builds them by name, and checkpoints."""
 
 from pyindexnet.models.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from pyindexnet.models.deep_matting import DeepMatting
+from pyindexnet.models.deeplabv3plus_matting import DeepLabV3PlusMatting
 from pyindexnet.models.indexnet_matting import IndexNetMatting
 from pyindexnet.models.mobilenetv2 import MobileNetV2
+from pyindexnet.models.refinenet_matting import RefineNetMatting
 from pyindexnet.models.registry import create_model, list_models, model_options, register_model
 
 __all__ = [
     "CheckpointError",
+    "DeepLabV3PlusMatting",
+    "DeepMatting",
     "IndexNetMatting",
     "MobileNetV2",
+    "RefineNetMatting",
     "create_model",
     "list_models",
     "load_checkpoint",

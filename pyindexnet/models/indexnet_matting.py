@@ -36,7 +36,7 @@ DECODERS = ("unet", "skip", "none")
 DECODER_CONVS = ("std", "depsep")
 NORMALIZATIONS = ("none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid")
 # of the three atrous branches, for each output stride
-ASPP_DILATIONS = {32: (2, 4, 8), 16: (4, 8, 16), 8: (8, 16, 32)}
+ASPP_DILATIONS = {32: (2, 4, 8), 16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class DecoderStage(nn.Module):
@@ -216,14 +216,7 @@ def published_keys(model: IndexNetMatting) -> KeyMap:
     """Key names of the published models for each of ours."""
     keys = encoder_key_map("encoder", "")
     if isinstance(model.context, ASPP):
-        keys |= conv_unit_keys("dconv_pp.aspp1.atrous_conv", "context.point")
-        for i in range(len(model.context.atrous)):
-            branch = f"context.atrous.{i}"
-            keys |= conv_unit_keys(
-                f"dconv_pp.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise"
-            )
-        keys |= conv_unit_keys("dconv_pp.global_avg_pool", "context.image", first=1)
-        keys |= conv_unit_keys("dconv_pp.bottleneck_conv", "context.merge")
+        keys |= aspp_key_map("context", "dconv_pp")
     else:
         keys |= conv_unit_keys("dconv_pp", "context")
     for i, stage in enumerate(model.decoder):
@@ -234,6 +227,18 @@ def published_keys(model: IndexNetMatting) -> KeyMap:
         if isinstance(resampling, IndexedResampling):
             keys |= _index_network_keys(f"resampling.{stage}.network", f"index{stage}", resampling.network)
     return keys
+
+
+def aspp_key_map(ours: str, published: str) -> KeyMap:
+    """Key names of the published ASPP for those of an :class:`ASPP` called ``ours``."""
+    keys: KeyMap = conv_unit_keys(f"{published}.aspp1.atrous_conv", f"{ours}.point")
+    for i in range(3):
+        branch = f"{ours}.atrous.{i}"
+        keys |= conv_unit_keys(
+            f"{published}.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise"
+        )
+    keys |= conv_unit_keys(f"{published}.global_avg_pool", f"{ours}.image", first=1)
+    return keys | conv_unit_keys(f"{published}.bottleneck_conv", f"{ours}.merge")
 
 
 def _units(path: str, conv: nn.Module) -> list[str]:
