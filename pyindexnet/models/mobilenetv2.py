@@ -96,8 +96,8 @@ class MobileNetV2(nn.Module):
         super().__init__()
         require_one_of("MobileNetV2", "output_stride", output_stride, OUTPUT_STRIDES)
         require_one_of("MobileNetV2", "downsample", downsample, ("stride", "pool"))
-        if not isinstance(width, (int, float)) or not 0 < width < math.inf:
-            raise ValueError(f"MobileNetV2: width must be a positive number, got {width!r}")
+        if not isinstance(width, (int, float)) or not 1 / 16 <= width < math.inf:
+            raise ValueError(f"MobileNetV2: width must be a number of at least 1/16, got {width!r}")
 
         self.output_stride = output_stride
         strided = downsample == "stride"
