@@ -15,20 +15,18 @@ Every resize is bilinear with aligned corners. The published network insists on 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map
-from pyindexnet.models.indexnet_matting import Head, aspp_key_map
+from pyindexnet.models.indexnet_matting import ASPP_DILATIONS, Head, aspp_key_map
 from pyindexnet.models.mobilenetv2 import MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.conv import ConvBNAct, init_weights
+from pyindexnet.nn.resampling import resize_like
 
 CONTEXT = 256
 LOW_LEVEL = 48
-# of the three 3x3 branches of the ASPP, for each output stride: the rates of the DeepLab papers
-DILATIONS = {32: (3, 6, 9), 16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 @register_model("deeplabv3plus_matting")
@@ -50,7 +48,7 @@ class DeepLabV3PlusMatting(nn.Module):
         self.encoder = MobileNetV2(width=width, output_stride=output_stride)
         context, low = int(CONTEXT * width), int(LOW_LEVEL * width)
         self.context = ASPP(
-            self.encoder.channels[7], context, hidden=context, dilations=DILATIONS[output_stride]
+            self.encoder.channels[7], context, hidden=context, dilations=ASPP_DILATIONS[output_stride]
         )
         self.low_level = ConvBNAct(self.encoder.channels[2], low, 1)
         self.decoder = nn.Sequential(ConvBNAct(context + low, context, 5), ConvBNAct(context, context, 5))
@@ -60,12 +58,8 @@ class DeepLabV3PlusMatting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder(x)
         low = self.low_level(features[2])
-        context = _resize(self.context(features[7]), low)
-        return _resize(self.head(self.decoder(torch.cat([context, low], 1))), x)
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
+        context = resize_like(self.context(features[7]), low)
+        return resize_like(self.head(self.decoder(torch.cat([context, low], 1))), x)
 
 
 @register_key_map(DeepLabV3PlusMatting)

@@ -22,6 +22,7 @@ from pyindexnet.models.indexnet_matting import Head
 from pyindexnet.models.mobilenetv2 import MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
 from pyindexnet.nn.conv import ConvBNAct, init_weights
+from pyindexnet.nn.resampling import resize_like
 
 CHANNELS = 256
 # encoder stages that each level sums, coarse to fine
@@ -72,7 +73,7 @@ class RefineLevel(nn.Module):
         for adapt, feature in zip(self.inputs[1:], features[1:], strict=True):
             x = x + adapt(feature)
         if above is not None:
-            x = x + _resize(above, x)
+            x = x + resize_like(above, x)
         return self.output(self.pooling(self.act(x)))
 
 
@@ -105,11 +106,7 @@ class RefineNetMatting(nn.Module):
         y = None
         for level, stages in zip(self.levels, LEVELS, strict=True):
             y = level([features[s] for s in stages], y)
-        return _resize(self.head(y), x)
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
+        return resize_like(self.head(y), x)
 
 
 @register_key_map(RefineNetMatting)

@@ -80,5 +80,10 @@ class IndexedResampling(nn.Module):
         return indexed_upsample(y, logits, normalization=self.decoder, output_size=size)
 
 
+def resize_like(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` at the height and width of ``like``: bilinear, corners aligned."""
+    return F.interpolate(x, size=_size(like), mode="bilinear", align_corners=True)
+
+
 def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
