@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every sub-command needs: one-line errors and warnings, options, devices.
+
+What is wrong with the user's input ends a command with one line on standard error and exit code 1 (2 for a malformed command
+line). An exception that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+
+
+def fail(message: object) -> NoReturn:
+    """One line on standard error, then exit code 1."""
+    typer.echo(f"error: {one_line(message)}", err=True)
+    raise typer.Exit(1)
+
+
+def one_line(message: object) -> str:
+    """The text of a message or exception without line breaks; the type's name where it has no text."""
+    return " ".join(str(message).split()) or type(message).__name__
+
+
+def input_error(error: BaseException) -> str | None:
+    """One line where an exception comes from the user's input or machine, None where it is a bug."""
+    from pyindexnet.backends import BackendError
+
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _out_of_memory(str(error))):
+        return "out of memory"
+    return one_line(error) if isinstance(error, (ValueError, TypeError, OSError, BackendError)) else None
+
+
+def _out_of_memory(text: str) -> bool:
+    return "out of memory" in text or "can't allocate memory" in text  # CUDA's and the CPU allocator's
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn what :func:`input_error` knows into :func:`fail`."""
+    try:
+        yield
+    except Exception as error:
+        message = input_error(error)
+        if message is None:
+            raise
+        fail(message)
+
+
+@contextmanager
+def collect_warnings(into: list[str]) -> Iterator[None]:
+    """Append the text of each warning raised inside, once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            into += [text for text in dict.fromkeys(one_line(w.message) for w in caught) if text not in into]
+
+
+def print_warnings(texts: Iterable[str]) -> None:
+    """One line each on standard error."""
+    for text in texts:
+        typer.echo(f"warning: {text}", err=True)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` strings as keyword arguments; values are Python literals, true/false/none, or plain strings.
+
+    Raises:
+        ValueError: no ``=``, a key that is no name, or one given twice.
+    """
+    words = {"true": True, "false": False, "none": None}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--option must be KEY=VALUE, got {pair!r}")
+        if key in options:
+            raise ValueError(f"--option {key} must be given once, got {text!r} after {options[key]!r}")
+        try:
+            options[key] = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
+
+
+def select_device(name: str | None) -> str:
+    """``cpu``, ``cuda`` or ``cuda:N``; None: CUDA where PyTorch sees a device, else the CPU.
+
+    Raises:
+        ValueError: another name, or a device that is not there.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, index = name.partition(":")
+    if (kind, colon) not in (("cpu", ""), ("cuda", ""), ("cuda", ":")) or (colon and not index.isdecimal()):
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return name

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``pyindexnet``. Sub-commands import what they need when they run."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyindexnet import _console
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pyindexnet.matting.batch import Failure, Job
+
+UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
+
+app = typer.Typer(
+    name="pyindexnet",
+    help="Image matting with fused kernels for learned down- and upsampling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Align(str, Enum):
+    """How an image comes to a size that the network takes."""
+
+    resize = "resize"
+    pad = "pad"
+
+
+class Format(str, Enum):
+    """File format in an output folder."""
+
+    png = "png"
+    tif = "tif"
+    jpg = "jpg"
+
+
+class BitDepth(str, Enum):
+    """Bits per channel of what is written."""
+
+    eight = "8"
+    sixteen = "16"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="pyindexnet")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pyindexnet import __version__
+
+        typer.echo(f"pyindexnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def matte(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE TRIMAP",
+            help="Image and trimap; several such pairs; or folders of images and of trimaps, matched by file name.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="ALPHA",
+            help="File of the alpha (.png, .tif, .jpg); an existing folder where there are several.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Network, by name.")] = "indexnet_matting",
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Checkpoint (.safetensors, .pt, .pth). Without it: untrained weights."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="reference, cpu, cuda or triton. Default: the fastest that runs here.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cuda where there is one.")] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PICTURE|COLOUR",
+            help="Also write ALPHA_composite, the image over this picture or colour (white, #ff8800, 255,128,0).",
+        ),
+    ] = None,
+    align: Annotated[
+        Align,
+        typer.Option(help="Bring an image to a size that the network takes: resize it, or pad by reflection."),
+    ] = Align.resize,
+    bit_depth: Annotated[
+        BitDepth | None, typer.Option(help="Bits of what is written. Default: those of the image; JPEG: 8.")
+    ] = None,
+    file_format: Annotated[Format, typer.Option("--format", help="Of what is written into a folder.")] = Format.png,
+) -> None:
+    """Estimate the alpha matte of photographs from their trimaps.
+
+    Black in a trimap is background, white is foreground, all between is unknown.
+
+    Known pixels come out as exactly 0 and 1. Existing outputs are replaced.
+    """
+    from pyindexnet import tune_allocator, use_backend
+
+    tune_allocator()
+    warned: list[str] = []
+    with _console.input_errors():
+        from pyindexnet.matting.batch import plan, run_job
+        from pyindexnet.matting.compose import Background
+        from pyindexnet.matting.inference import predict_alpha
+
+        depth = int(bit_depth.value) if bit_depth else None
+        with _console.collect_warnings(warned):
+            behind = Background(background) if background is not None else None
+            jobs, unmatched = plan(
+                inputs,
+                output,
+                suffix=f".{file_format.value}",
+                background=behind,
+                bit_depth=depth,
+                keep=[weights],
+            )
+        where = _console.select_device(device)
+        with use_backend(backend):
+            network = _load_model(model, _console.parse_options(option or []), weights).to(where)
+            _probe(network)
+            predict = functools.partial(predict_alpha, network, align=align.value)
+            run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
+            failed = _run_all(jobs, run, warned)
+    total = len(jobs) + len(unmatched)
+    _report(total, unmatched + failed, output, warned, trained=weights is not None)
+
+
+def _load_model(name: str, options: dict[str, Any], weights: Path | None) -> nn.Module:
+    """A network in evaluation mode; without weights, its initialisation under seed 0."""
+    import torch
+
+    from pyindexnet.models import create_model, load_checkpoint
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = create_model(name, **options)
+    if weights is not None:
+        load_checkpoint(network, weights)
+    return network.eval()
+
+
+def _probe(network: nn.Module) -> None:
+    """Run the network once on a tiny input: a backend that cannot run is reported once, before any file is touched."""
+    import numpy as np
+
+    from pyindexnet.matting.inference import predict_alpha
+
+    trimap = np.array([[0, 128, 255]], np.uint8)
+    predict_alpha(network, np.zeros((1, 3, 3), np.uint8), trimap)
+
+
+def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: list[str]) -> list[Failure]:
+    """Run each job; one that fails on its input is returned and the others go on."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from pyindexnet.matting.batch import Failure
+
+    failures: list[Failure] = []
+    for job in track(jobs, "Matting", console=Console(stderr=True), disable=len(jobs) < 2):
+        start = time.perf_counter()
+        try:
+            with _console.collect_warnings(warned):
+                height, width = run(job)
+        except Exception as error:
+            reason = _console.input_error(error)
+            if reason is None:
+                raise
+            failures.append(Failure(job.image, reason))
+        else:
+            if len(jobs) == 1:
+                typer.echo(f"{job.alpha}: {width} x {height}, {time.perf_counter() - start:.2f} s")
+    return failures
+
+
+def _report(total: int, failures: list[Failure], output: Path, warned: list[str], *, trained: bool) -> None:
+    """Warnings, failures and a summary; exit code 1 where anything failed."""
+    done = total - len(failures)
+    if total > 1:
+        typer.echo(f"{done} of {total} images matted into {output}")
+    _console.print_warnings(warned)
+    if done and not trained:
+        typer.echo("warning: " + UNTRAINED, err=True)
+    for failure in failures:
+        typer.echo(f"error: {failure.reason}", err=True)
+    if failures:
+        raise typer.Exit(1)

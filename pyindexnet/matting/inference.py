@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an image and a trimap to an alpha matte.
+
+The published conventions: RGB normalised with ImageNet's mean and deviation, then trimap/255 (0, 128/255, 1) as the fourth
+channel; a size that the network does not take is resized, or padded by reflection, and the prediction brought back; known
+pixels are overwritten with 0 and 1 at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from pyindexnet.matting.images import to_unit
+from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, quantize_trimap
+
+Align = Literal["resize", "pad"]
+ALIGNMENTS: tuple[str, ...] = get_args(Align)
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+#: Network sizes are multiples of the first number plus the second, unless the model has its own ``size_rule``.
+SIZE_RULE = (32, 0)
+
+
+def predict_alpha(
+    model: nn.Module,
+    image: np.ndarray,
+    trimap: np.ndarray,
+    *,
+    align: Align = "resize",
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> np.ndarray:
+    """Alpha matte of an image.
+
+        model = create_model("indexnet_matting").eval()
+        alpha = predict_alpha(model, image, trimap)
+
+    Runs under ``torch.inference_mode()`` on the device of the model's parameters. Sources: [IndexNet] section 5.1 for the
+    input; resizing is what was published with it, padding what was published with [A2U].
+
+    Args:
+        model: (N, 4, H, W) -> (N, 1, H, W) in evaluation mode; float32. Its attribute ``size_rule`` = (multiple, extra),
+            where it has one, says which sizes it takes; else multiples of 32.
+        image: (H, W, 3) RGB; uint8, uint16, or floating in [0, 1]. Any size, at least 1 x 1.
+        trimap: (H, W) or (H, W, 3); uint8 or uint16; see :func:`pyindexnet.matting.quantize_trimap`.
+        align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right).
+        memory_format: of the network's input; ``torch.channels_last`` may be faster, after ``model.to(memory_format=...)``.
+    Returns:
+        (H, W) float32 in [0, 1]; exactly 0 and 1 where the trimap is known.
+    Raises:
+        TypeError: a dtype. ValueError: a shape, a value, a trimap without unknown or without known pixels, a model in
+            training mode, or one that predicts values that are not finite.
+    """
+    if align not in ALIGNMENTS:
+        raise ValueError(f"predict_alpha: align must be one of {', '.join(ALIGNMENTS)}, got {align!r}")
+    if model.training:
+        raise ValueError("predict_alpha: model must be in evaluation mode, call model.eval()")
+    levels = quantize_trimap(trimap)
+    stacked = stack_input(image, levels)
+    rule = getattr(model, "size_rule", SIZE_RULE)
+    aligned = align_input(stacked, align, rule)
+    parameter = next(model.parameters())
+    batch = torch.from_numpy(aligned).permute(2, 0, 1)[None]
+    batch = batch.to(device=parameter.device, dtype=parameter.dtype).contiguous(memory_format=memory_format)
+    with torch.inference_mode():
+        prediction = model(batch)[0, 0].float().cpu().numpy()
+    if not np.isfinite(prediction).all():
+        raise ValueError("predict_alpha: the model's output must be finite, got NaN or infinity; are its weights broken?")
+    return finish_alpha(prediction, levels, align)
+
+
+def stack_input(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
+    """Network input before alignment: normalised RGB and trimap/255, (H, W, 4) float32.
+
+    Args:
+        image: as for :func:`predict_alpha`.
+        trimap: (H, W) uint8 with the values 0, 128, 255.
+    Raises:
+        TypeError: dtype of the image. ValueError: a shape or a value.
+    """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image: must be (H, W, 3), got {image.shape}")
+    if trimap.shape != image.shape[:2]:
+        raise ValueError(f"trimap: must be {image.shape[:2]}, the size of the image, got {trimap.shape}")
+    colours = (to_unit(image) - IMAGENET_MEAN) / IMAGENET_STD
+    return np.dstack([colours, trimap.astype(np.float32) / 255])
+
+
+def aligned_size(size: tuple[int, int], rule: tuple[int, int] = SIZE_RULE) -> tuple[int, int]:
+    """Height and width that the network gets: rounded up to ``multiple`` and ``extra`` pixels added.
+
+    Args:
+        size: height and width of the image. rule: (multiple, extra).
+    """
+    multiple, extra = rule
+    height, width = (-(-side // multiple) * multiple + extra for side in size)
+    return height, width
+
+
+def align_input(stacked: np.ndarray, align: Align, rule: tuple[int, int] = SIZE_RULE) -> np.ndarray:
+    """Bring a stacked input to a size that the network takes.
+
+    Args:
+        stacked: (H, W, 4) float32, from :func:`stack_input`.
+        align: "resize" or "pad".
+        rule: (multiple, extra) of :func:`aligned_size`.
+    Returns:
+        (H', W', 4) float32.
+    """
+    height, width = aligned_size(stacked.shape[:2], rule)
+    if align == "pad":
+        bottom, right = height - stacked.shape[0], width - stacked.shape[1]
+        return np.pad(stacked, ((0, bottom), (0, right), (0, 0)), mode="reflect")  # reflects again where it is small
+    colours = cv2.resize(stacked[:, :, :3], (width, height), interpolation=cv2.INTER_CUBIC)
+    trimap = cv2.resize(stacked[:, :, 3], (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.dstack([colours, trimap])
+
+
+def finish_alpha(prediction: np.ndarray, trimap: np.ndarray, align: Align) -> np.ndarray:
+    """Bring a prediction back to the size of the trimap, clip it to [0, 1], and set known pixels to 0 and 1.
+
+    Args:
+        prediction: (H', W') float32, of the aligned size.
+        trimap: (H, W) uint8 with the values 0, 128, 255.
+        align: as used for the input.
+    Returns:
+        (H, W) float32.
+    """
+    height, width = trimap.shape
+    if align == "pad":
+        alpha = prediction[:height, :width]
+    else:
+        alpha = cv2.resize(prediction, (width, height), interpolation=cv2.INTER_CUBIC)
+    alpha = np.clip(alpha, 0, 1)
+    alpha[trimap == BACKGROUND] = 0
+    alpha[trimap == FOREGROUND] = 1
+    return alpha
