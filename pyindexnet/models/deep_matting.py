@@ -96,7 +96,7 @@ class DeepMatting(nn.Module):
 def published_keys(model: DeepMatting) -> KeyMap:
     """Key names of the published model for each of ours."""
     keys: KeyMap = {}
-    for s, stage in enumerate(model.encoder):
+    for s, stage in enumerate(STAGES):
         for c in range(len(stage)):
             for leaf in ("weight", "bias"):
                 keys[f"encoder.{s}.{c}.conv.{leaf}"] = f"conv{s + 1}{c + 1}.{leaf}"
@@ -104,6 +104,4 @@ def published_keys(model: DeepMatting) -> KeyMap:
                 keys[f"encoder.{s}.{c}.bn.{leaf}"] = f"bn{s + 1}{c + 1}.{leaf}"
     names = {"context.0": "conv6", "context.2": "dconv6", "head": "alpha_pred"}
     names |= {f"decoder.{i}": f"dconv{5 - i}" for i in range(5)}
-    return keys | {
-        f"{ours}.{leaf}": f"{name}.{leaf}" for ours, name in names.items() for leaf in ("weight", "bias")
-    }
+    return keys | {f"{ours}.{leaf}": f"{name}.{leaf}" for ours, name in names.items() for leaf in ("weight", "bias")}

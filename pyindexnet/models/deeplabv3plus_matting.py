@@ -47,9 +47,7 @@ class DeepLabV3PlusMatting(nn.Module):
         super().__init__()
         self.encoder = MobileNetV2(width=width, output_stride=output_stride)
         context, low = int(CONTEXT * width), int(LOW_LEVEL * width)
-        self.context = ASPP(
-            self.encoder.channels[7], context, hidden=context, dilations=ASPP_DILATIONS[output_stride]
-        )
+        self.context = ASPP(self.encoder.channels[7], context, hidden=context, dilations=ASPP_DILATIONS[output_stride])
         self.low_level = ConvBNAct(self.encoder.channels[2], low, 1)
         self.decoder = nn.Sequential(ConvBNAct(context + low, context, 5), ConvBNAct(context, context, 5))
         self.head = Head(context, conv="std", kernel_size=1)

@@ -25,6 +25,7 @@ from pyindexnet.nn.conv import ConvBNAct, init_weights
 from pyindexnet.nn.resampling import resize_like
 
 CHANNELS = 256
+POOLINGS = 4
 # encoder stages that each level sums, coarse to fine
 LEVELS = ((7, 6), (5, 4), (3,), (2,))
 
@@ -38,7 +39,7 @@ class ChainedResidualPooling(nn.Module):
     Shape: (N, channels, H, W) -> the same.
     """
 
-    def __init__(self, channels: int, *, blocks: int = 4) -> None:
+    def __init__(self, channels: int, *, blocks: int = POOLINGS) -> None:
         super().__init__()
         self.convs = nn.ModuleList(ConvBNAct(channels, channels, 1) for _ in range(blocks))
 
@@ -95,8 +96,7 @@ class RefineNetMatting(nn.Module):
         self.encoder = MobileNetV2(width=width, output_stride=output_stride)
         channels = int(CHANNELS * width)
         self.levels = nn.ModuleList(
-            RefineLevel([self.encoder.channels[s] for s in stages], channels, last=stages is LEVELS[-1])
-            for stages in LEVELS
+            RefineLevel([self.encoder.channels[s] for s in stages], channels, last=stages is LEVELS[-1]) for stages in LEVELS
         )
         self.head = Head(channels, conv="std", kernel_size=5)
         init_weights(self)
@@ -117,7 +117,7 @@ def published_keys(model: RefineNetMatting) -> KeyMap:
         level, number = f"levels.{i}", len(LEVELS) - i
         for j, stage in enumerate(stages):
             keys |= conv_unit_keys(f"dconv{stage}", f"{level}.inputs.{j}")
-        for j in range(len(model.levels[i].pooling.convs)):
+        for j in range(POOLINGS):
             keys |= conv_unit_keys(f"dconv_crp{number}.0.{j + 1}_outvar_dimred", f"{level}.pooling.convs.{j}")
         if number > 1:
             keys |= conv_unit_keys(f"dconv_adapt{number}", f"{level}.output")
