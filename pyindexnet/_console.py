@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 
 
 def fail(message: object) -> NoReturn:
@@ -61,6 +62,12 @@ def collect_warnings(into: list[str]) -> Iterator[None]:
             yield
         finally:
             into += [text for text in dict.fromkeys(one_line(w.message) for w in caught) if text not in into]
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal; wide enough for all columns in a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def print_warnings(texts: Iterable[str]) -> None:

@@ -159,6 +159,49 @@ def matte(
     _report(total, unmatched + failed, output, warned, trained=weights is not None)
 
 
+@app.command()
+def complexity(
+    model: Annotated[
+        str | None, typer.Option(help="Only the rows of this network. Default: all in the papers' tables.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Parameters and GFLOPs at 224 x 224 beside those that the papers print."""
+    from rich.table import Table
+
+    with _console.input_errors():
+        from pyindexnet.models.complexity import DEFINITIONS, complexity_rows, complexity_table
+
+        rows = complexity_rows(model)
+    if markdown:
+        typer.echo(complexity_table(rows))
+        return
+    table = Table(title="Parameters and GFLOPs at 224 x 224")
+    table.add_column("network")
+    for header in ("parameters", "rounded", "printed", "GFLOPs (paper)", "printed", "multiply-adds", "FLOPs"):
+        table.add_column(header, justify="right")
+    table.add_column("agrees")
+    for row in rows:
+        cost = row.complexity
+        counted = ("-",) * 2 if cost is None else (f"{cost.gflops(d):.2f}" for d in ("multiply_adds", "flops"))
+        table.add_row(
+            row.name,
+            "-" if cost is None else f"{cost.parameters:,}",
+            row.parameters or "-",
+            row.printed_parameters or "-",
+            row.gflops or "-",
+            row.printed_gflops or "-",
+            *counted,
+            {True: "yes", False: "[red]no", None: "-"}[row.agrees],
+        )
+    console = _console.table_console()
+    console.print(table)
+    console.print("GFLOPs (paper) = {paper}; multiply-adds = {multiply_adds}; FLOPs = {flops}".format(**DEFINITIONS))
+    for row in rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", markup=False)
+
+
 def _load_model(name: str, options: dict[str, Any], weights: Path | None) -> nn.Module:
     """A network in evaluation mode; without weights, its initialisation under seed 0."""
     import torch
