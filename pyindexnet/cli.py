@@ -234,7 +234,7 @@ def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: lis
     from pyindexnet.matting.batch import Failure
 
     failures: list[Failure] = []
-    for job in track(jobs, "Matting", console=Console(stderr=True), disable=len(jobs) < 2):
+    for job in track(jobs, "Matting", console=Console(stderr=True)) if len(jobs) > 1 else jobs:
         start = time.perf_counter()
         try:
             with _console.collect_warnings(warned):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from typer.testing import CliRunner
 
 import pyindexnet
@@ -36,8 +37,10 @@ def test_complexity_markdown():
     assert result.stdout.startswith("| model | parameters |")
 
 
-def test_complexity_of_an_unknown_model():
-    result = CliRunner().invoke(app, ["complexity", "--model", "nonesuch"])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
+def test_complexity_of_an_unknown_model(capfd):
+    with pytest.raises(SystemExit, match="1"):
+        app(["complexity", "--model", "nonesuch"])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1

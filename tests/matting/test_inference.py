@@ -40,17 +40,27 @@ def golden():
     return load_case("preprocessing", "indexnet_image_alignment_even").arrays
 
 
+def _rounding(values: np.ndarray) -> float:
+    """What the order of additions can change in a bicubic sum of 16 values: other versions of OpenCV than 5.0 differ by it."""
+    return (1 + 16) * np.finfo(np.float32).eps * np.abs(values).max()
+
+
 def test_resizing_is_the_published_one(golden):
-    assert np.array_equal(align_input(golden["input"], "resize"), golden["output"])
+    aligned = align_input(golden["input"], "resize")
+    assert np.abs(aligned - golden["output"]).max() <= _rounding(golden["input"])
+    assert np.array_equal(aligned[:, :, 3], golden["output"][:, :, 3])
 
 
 def test_resizing_back_is_the_published_one(golden):
     levels = golden["input_trimap"].astype(np.uint8)
     alpha = finish_alpha(golden["input_pred_aligned"], levels, "resize")
-    # the published script truncates to 8 bits
-    assert np.array_equal((alpha * 255).astype(np.uint8), golden["output_alpha_uint8"])
     unknown = levels == 128
-    assert np.array_equal(alpha[unknown], np.clip(golden["output_pred_resized"], 0, 1)[unknown])
+    floor = _rounding(golden["input_pred_aligned"])
+    assert np.abs(alpha - np.clip(golden["output_pred_resized"], 0, 1))[unknown].max() <= floor
+    published = golden["output_alpha_uint8"]  # truncated to 8 bits, where we round
+    assert (np.floor((alpha - floor) * 255) <= published).all()
+    assert (published <= np.floor((alpha + floor) * 255)).all()
+    assert np.array_equal(alpha[~unknown] * 255, published[~unknown])
 
 
 def test_network_input():
@@ -60,7 +70,7 @@ def test_network_input():
     y, x = 20, 30
     expected = (image[y, x] / 255 - IMAGENET_MEAN.astype(float)) / IMAGENET_STD.astype(float)
     assert np.abs(stacked[y, x, :3] - expected).max() <= 4 * np.finfo(np.float32).eps * np.abs(expected).max()
-    assert sorted(np.unique(stacked[:, :, 3])) == [0, np.float32(128) / 255, 1]
+    assert sorted(np.unique(stacked[:, :, 3])) == [0, np.float32(128) / np.float32(255), 1]
 
 
 def test_bit_depths_give_the_same_input():
