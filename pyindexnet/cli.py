@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pyindexnet.matting.batch import Failure, Job
 
 UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
+
+DEFAULT_MODEL = "indexnet_matting"
 
 app = typer.Typer(
     name="pyindexnet",
@@ -96,7 +99,9 @@ def matte(
             show_default=False,
         ),
     ],
-    model: Annotated[str, typer.Option(help="Network, by name.")] = "indexnet_matting",
+    model: Annotated[
+        str | None, typer.Option(help=f"Network, by name. Default: the one that saved the weights, else {DEFAULT_MODEL}.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
         Path | None,
@@ -202,18 +207,36 @@ def complexity(
             console.print(f"{row.name}: {row.note}", markup=False)
 
 
-def _load_model(name: str, options: dict[str, Any], weights: Path | None) -> nn.Module:
-    """A network in evaluation mode; without weights, its initialisation under seed 0."""
+def _load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
+    """A network in evaluation mode; without weights, its initialisation under seed 0.
+
+    What ``save_checkpoint`` noted in the weights stands for a name, and for options, that are not given.
+    """
     import torch
 
     from pyindexnet.models import create_model, load_checkpoint
 
+    saved = _saved_config(weights) if weights is not None else {}
+    if name in (None, saved.get("name")):
+        options = saved.get("options", {}) | options
+    name = name or saved.get("name", DEFAULT_MODEL)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_model(name, **options)
     if weights is not None:
         load_checkpoint(network, weights)
     return network.eval()
+
+
+def _saved_config(weights: Path) -> dict[str, Any]:
+    """Name and options of the model that wrote a checkpoint; empty where it does not say, or cannot be read."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(weights, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("pyindexnet", "{}"))
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError):
+        return {}  # load_checkpoint says what is wrong with it
 
 
 def _probe(network: nn.Module) -> None:

@@ -101,6 +101,18 @@ def test_alpha_is_that_of_the_python_interface(command, folder, weights, align):
     assert os.listdir("out") == ["alpha.png"]
 
 
+def test_weights_name_their_network(command, folder, weights):
+    """A checkpoint of ours knows the model and the options that wrote it."""
+    result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", weights)
+    assert (result.code, result.err) == (0, "")
+    expected = predict_alpha(tiny_model(5), photograph(), trimap())
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
+    error = command("i.png", "t.png", "-o", "out/b.png", "--weights", weights, "--option", "width=0.5").one_error()
+    assert "of another shape" in error
+    error = command("i.png", "t.png", "-o", "out/b.png", "--weights", weights, "--model", "refinenet_matting").one_error()
+    assert "does not fit RefineNetMatting" in error
+
+
 def test_untrained_weights_are_named_and_reproducible(command, folder):
     first = command("i.png", "t.png", "-o", "out/a.png", *TINY)
     assert first.code == 0
