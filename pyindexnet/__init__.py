@@ -2,14 +2,14 @@
 """Fused kernels for learned down- and upsampling, and the image-matting models built on them."""
 
 from . import backends
+from ._version import __version__
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .ops import indexed_pool, indexed_pool_skip, indexed_upsample
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BackendError",
+    "__version__",
     "backends",
     "indexed_pool",
     "indexed_pool_skip",

@@ -37,6 +37,11 @@ struct CellArgs {
   bool channels_last = false;  // layout of the outputs, and the one that the kernels vectorise for
 };
 
+// Work items of one call of a CPU kernel: an item is tile_rows low-resolution rows, of one channel or of all.
+struct CellRange {
+  int64_t begin, end, tile_rows;
+};
+
 // Which tensors an operator uses. The kernels take this as a template argument.
 struct CellOp {
   bool factor_high, factor_low, other_high, other_low, out_high, out_low;

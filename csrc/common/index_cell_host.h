@@ -113,7 +113,7 @@ template <class Device>
 Tensor indexed_pool(Tensor x, Tensor logits, int64_t ratio, std::string normalization) {
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool: x must have 4 dimensions, got ", x.dim());
   CellArgs a = cell_args("indexed_pool", x, logits, ratio, normalization, x.size(2), x.size(3));
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor y = empty_image(x, {a.N, a.C, a.h, a.w}, a.channels_last);
   a.factor_high = image(x), a.out_low = image(y);
   Device::template run<kPool>(a);
@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor> indexed_pool_backward(
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_backward: x must have 4 dimensions, got ", x.dim());
   CellArgs a = cell_args("indexed_pool_backward", x, logits, ratio, normalization, x.size(2), x.size(3));
   check_image("indexed_pool_backward", "grad", grad, x, a.C, a.h, a.w);
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor grad_x = need_x ? empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last) : empty_vector(x);
   Tensor grad_logits = need_logits ? torch::stable::empty_like(logits) : empty_vector(x);
   a.factor_low = image(grad), a.other_high = image(x);
@@ -140,7 +140,7 @@ template <class Device>
 Tensor indexed_upsample(Tensor x, Tensor logits, int64_t ratio, std::string normalization, int64_t height, int64_t width) {
   CellArgs a = cell_args("indexed_upsample", x, logits, ratio, normalization, height, width);
   check_image("indexed_upsample", "x", x, x, a.C, a.h, a.w);
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor y = empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last);
   a.factor_low = image(x), a.out_high = image(y);
   Device::template run<kUpsample>(a);
@@ -154,7 +154,7 @@ std::tuple<Tensor, Tensor> indexed_upsample_backward(
   CellArgs a = cell_args("indexed_upsample_backward", x, logits, ratio, normalization, grad.size(2), grad.size(3));
   check_image("indexed_upsample_backward", "x", x, x, a.C, a.h, a.w);
   check_image("indexed_upsample_backward", "grad", grad, x, a.C, a.H, a.W);
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor grad_x = need_x ? empty_image(x, {a.N, a.C, a.h, a.w}, a.channels_last) : empty_vector(x);
   Tensor grad_logits = need_logits ? torch::stable::empty_like(logits) : empty_vector(x);
   a.factor_high = image(grad), a.other_low = image(x);
@@ -168,7 +168,7 @@ template <class Device>
 std::tuple<Tensor, Tensor> indexed_pool_skip(Tensor x, Tensor logits, int64_t ratio, std::string normalization) {
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_skip: x must have 4 dimensions, got ", x.dim());
   CellArgs a = cell_args("indexed_pool_skip", x, logits, ratio, normalization, x.size(2), x.size(3));
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor pooled = empty_image(x, {a.N, a.C, a.h, a.w}, a.channels_last);
   Tensor skip = empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last);
   a.factor_high = image(x), a.out_low = image(pooled), a.out_high = image(skip);
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor> indexed_pool_skip_backward(
   CellArgs a = cell_args("indexed_pool_skip_backward", x, logits, ratio, normalization, x.size(2), x.size(3));
   check_image("indexed_pool_skip_backward", "grad_pooled", grad_pooled, x, a.C, a.h, a.w);
   check_image("indexed_pool_skip_backward", "grad_skip", grad_skip, x, a.C, a.H, a.W);
-  const auto guard = Device::guard(x);
+  [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor grad_x = need_x ? empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last) : empty_vector(x);
   Tensor grad_logits = need_logits ? torch::stable::empty_like(logits) : empty_vector(x);
   a.factor_low = image(grad_pooled), a.factor_high = image(grad_skip), a.other_high = image(x);

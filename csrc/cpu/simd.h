@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of float or double over GCC's vector extensions: arithmetic, exp, conversion from and to the storage dtypes, and
+// (de)interleaving by 2, 3 and 4. The width is what the instruction set of the translation unit offers.
+// Only headers without inline functions of other libraries may be included here: see host_device.h.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../common/host_device.h"
+
+#define PYINDEXNET_INLINE inline __attribute__((always_inline))
+#define PYINDEXNET_LAMBDA_INLINE __attribute__((always_inline))
+
+namespace pyindexnet {
+
+struct float16 {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+inline namespace PYINDEXNET_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+// The vector attribute needs a type that is not a template parameter.
+template <class T>
+struct Lane;
+template <>
+struct Lane<float> {
+  typedef float Native __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Index __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Lane<double> {
+  typedef double Native __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Index __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+struct Vec {
+  static constexpr int size = kVectorBytes / sizeof(T);
+  using Native = typename Lane<T>::Native;
+  using Index = typename Lane<T>::Index;
+  Native v;
+  Vec() = default;
+  PYINDEXNET_INLINE Vec(Native native) : v(native) {}
+  PYINDEXNET_INLINE explicit Vec(T value) : v(Native{} + value) {}
+  PYINDEXNET_INLINE explicit Vec(int value) : Vec(static_cast<T>(value)) {}
+  friend PYINDEXNET_INLINE Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend PYINDEXNET_INLINE Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend PYINDEXNET_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  // A NaN in `a` survives: the comparison is false for it.
+  friend PYINDEXNET_INLINE Vec maximum(Vec b, Vec a) { return a.v < b.v ? b.v : a.v; }
+};
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+using BitsF = VecF::Index;
+
+PYINDEXNET_INLINE BitsF bits_of(VecF a) { return reinterpret_cast<BitsF>(a.v); }
+PYINDEXNET_INLINE VecF from_bits(BitsF a) { return reinterpret_cast<VecF::Native>(a); }
+
+// --- functions that csrc/common/index_normalization.h asks for ----------------------------------------------------------
+
+PYINDEXNET_INLINE VecF reciprocal(VecF a) {
+#if defined(__AVX512F__)
+  // 14 bits and one Newton step: 1 ulp, at a fraction of a 512-bit division's time. `a` must be finite and not tiny.
+  const VecF r = _mm512_rcp14_ps(a.v);
+  return r.v * (2.0f - a.v * r.v);
+#else
+  return 1.0f / a.v;
+#endif
+}
+PYINDEXNET_INLINE VecD reciprocal(VecD a) { return 1.0 / a.v; }
+
+// exp, relative error below 2 ulp. The argument is clamped so that the result is normal and its reciprocal finite.
+PYINDEXNET_INLINE VecF exp_of(VecF a) {
+  constexpr float kMax = 87.0f, kMin = -87.0f, kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+  VecF::Native x = a.v > kMax ? VecF(kMax).v : a.v;
+  x = x < kMin ? VecF(kMin).v : x;
+  const VecF::Native shifted = x * kLog2e + kRound;
+  const VecF::Native n = shifted - kRound;
+  const VecF::Native r = (x - n * kLn2High) - n * kLn2Low;
+  VecF::Native p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const BitsF scale = (bits_of(shifted) << 23) + (127 << 23);
+  return p * from_bits(scale).v;
+}
+
+PYINDEXNET_INLINE VecD exp_of(VecD a) {
+  VecD out;
+  for (int i = 0; i < VecD::size; ++i) out.v[i] = __builtin_exp(a.v[i]);
+  return out;
+}
+
+// exp on [0, 1] without range reduction: minimax polynomial of degree 6 about 1/2.
+PYINDEXNET_INLINE VecF exp_unit(VecF a) {
+  const VecF::Native r = a.v - 0.5f;
+  VecF::Native p = r * 2.272064816e-3f + 1.388086888e-2f;
+  p = p * r + 6.870780356e-2f;
+  p = p * r + 2.747695774e-1f;
+  p = p * r + 8.243594693e-1f;
+  p = p * r + 1.648721790f;
+  return p * r + 1.648721288f;
+}
+PYINDEXNET_INLINE VecD exp_unit(VecD a) { return exp_of(a); }
+
+// --- load and store: `count` lanes at p, p + stride, ... ------------------------------------------------------------------
+
+template <class T>
+struct Accumulate {
+  using type = float;
+};
+template <>
+struct Accumulate<double> {
+  using type = double;
+};
+
+PYINDEXNET_INLINE float widen(float a) { return a; }
+PYINDEXNET_INLINE double widen(double a) { return a; }
+PYINDEXNET_INLINE float widen(bfloat16 a) {
+  const uint32_t bits = uint32_t{a.bits} << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+
+typedef uint16_t Lanes16 __attribute__((vector_size(kVectorBytes / 2)));
+
+PYINDEXNET_INLINE VecF load(const float* p) {
+  VecF out;
+  std::memcpy(&out.v, p, sizeof(out.v));
+  return out;
+}
+PYINDEXNET_INLINE VecD load(const double* p) {
+  VecD out;
+  std::memcpy(&out.v, p, sizeof(out.v));
+  return out;
+}
+PYINDEXNET_INLINE VecF load(const bfloat16* p) {
+  Lanes16 raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  return from_bits(__builtin_convertvector(raw, BitsF) << 16);
+}
+
+PYINDEXNET_INLINE void store(float* p, VecF a) { std::memcpy(p, &a.v, sizeof(a.v)); }
+PYINDEXNET_INLINE void store(double* p, VecD a) { std::memcpy(p, &a.v, sizeof(a.v)); }
+PYINDEXNET_INLINE void store(bfloat16* p, VecF a) {
+  // Round to nearest even; a NaN keeps its top bits and gets a quiet bit.
+  const BitsF bits = bits_of(a);
+  BitsF rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  rounded = a.v == a.v ? rounded : (bits | 0x400000);
+  const Lanes16 raw = __builtin_convertvector(rounded >> 16, Lanes16);
+  std::memcpy(p, &raw, sizeof(raw));
+}
+
+#if defined(__AVX512F__)
+PYINDEXNET_INLINE VecF load(const float16* p) {
+  return VecF::Native(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+PYINDEXNET_INLINE void store(float16* p, VecF a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__F16C__)
+PYINDEXNET_INLINE VecF load(const float16* p) {
+  return VecF::Native(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+PYINDEXNET_INLINE void store(float16* p, VecF a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+// Integer arithmetic on vectors, for machines without conversion instructions.
+PYINDEXNET_INLINE VecF load(const float16* p) {
+  Lanes16 raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  const BitsF h = __builtin_convertvector(raw, BitsF);
+  const BitsF sign = (h & 0x8000) << 16;
+  const BitsF rest = (h & 0x7fff) << 13;
+  const VecF::Native scaled = from_bits(rest).v * 0x1p112f;  // moves the exponent bias from 15 to 127, subnormals included
+  const BitsF special = (h & 0x7c00) == 0x7c00;
+  const BitsF magnitude = special ? (rest | 0x7f800000) : bits_of(scaled);
+  return from_bits(magnitude | sign);
+}
+PYINDEXNET_INLINE void store(float16* p, VecF a) {
+  const BitsF bits = bits_of(a);
+  const BitsF magnitude = bits & 0x7fffffff;
+  // Normal results: rebias and round to nearest even in integers. Subnormal results: let a float addition round.
+  const BitsF normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const BitsF subnormal = bits_of(from_bits(magnitude).v + 0.5f) - bits_of(VecF(0.5f));
+  BitsF h = magnitude < (113 << 23) ? subnormal : normal;
+  h = magnitude >= 0x47800000 ? BitsF{} + 0x7c00 : h;  // 65536 and above; 65520..65536 rounds up into it by itself
+  h = magnitude > 0x7f800000 ? BitsF{} + 0x7e00 : h;
+  const Lanes16 raw = __builtin_convertvector(h | ((bits >> 16) & 0x8000), Lanes16);
+  std::memcpy(p, &raw, sizeof(raw));
+}
+#endif
+
+// Fewer lanes than a vector, or lanes apart from each other: through a buffer. Unused lanes are 0. Not inlined: one copy each.
+template <class T>
+__attribute__((noinline)) auto load_lanes(const T* p, int64_t stride, int count) {
+  alignas(64) T buffer[Vec<typename Accumulate<T>::type>::size] = {};
+  if (stride == 1) {
+    std::memcpy(buffer, p, count * sizeof(T));
+  } else {
+    for (int i = 0; i < count; ++i) buffer[i] = p[i * stride];
+  }
+  return load(buffer);
+}
+template <class T, class V>
+__attribute__((noinline)) void store_lanes(T* p, int64_t stride, int count, V a) {
+  alignas(64) T buffer[V::size];
+  store(buffer, a);
+  if (stride == 1) {
+    std::memcpy(p, buffer, count * sizeof(T));
+  } else {
+    for (int i = 0; i < count; ++i) p[i * stride] = buffer[i];
+  }
+}
+
+// --- interleaving: lane l of out[i] is element l * R + i of the R vectors in ---------------------------------------------
+
+template <class V, class F, std::size_t... I>
+PYINDEXNET_INLINE constexpr auto make_indices(F f, std::index_sequence<I...>) {
+  return typename V::Index{f(static_cast<int>(I))...};
+}
+// Lane l of the result is lane f(l) of the concatenation of a and b.
+template <class V, class F>
+PYINDEXNET_INLINE V shuffle(V a, V b, F f) {
+  return __builtin_shuffle(a.v, b.v, make_indices<V>(f, std::make_index_sequence<V::size>{}));
+}
+
+template <int R, class V>
+PYINDEXNET_INLINE void deinterleave(const V (&in)[R], V* out) {
+  constexpr int L = V::size;
+  if constexpr (R == 2) {
+    out[0] = shuffle(in[0], in[1], [](int l) { return 2 * l; });
+    out[1] = shuffle(in[0], in[1], [](int l) { return 2 * l + 1; });
+  } else if constexpr (R == 4) {
+    const V low[2] = {in[0], in[1]}, high[2] = {in[2], in[3]};
+    V a[2], b[2];
+    deinterleave<2>(low, a), deinterleave<2>(high, b);
+    const V even[2] = {a[0], b[0]}, odd[2] = {a[1], b[1]};
+    deinterleave<2>(even, a), deinterleave<2>(odd, b);
+    out[0] = a[0], out[1] = b[0], out[2] = a[1], out[3] = b[1];
+  } else {
+    static_assert(R == 3);
+    const auto pick = [&](auto lane) {  // first from vectors 0 and 1, then the lanes that lie in vector 2
+      const V two = shuffle(in[0], in[1], [=](int l) { return lane(l) < 2 * L ? lane(l) : 0; });
+      return shuffle(two, in[2], [=](int l) { return lane(l) < 2 * L ? l : lane(l) - L; });
+    };
+    out[0] = pick([](int l) { return 3 * l; });
+    out[1] = pick([](int l) { return 3 * l + 1; });
+    out[2] = pick([](int l) { return 3 * l + 2; });
+  }
+}
+
+template <int R, class V>
+PYINDEXNET_INLINE void interleave(const V* in, V (&out)[R]) {
+  constexpr int L = V::size;
+  if constexpr (R == 2) {
+    out[0] = shuffle(in[0], in[1], [](int p) { return p % 2 * L + p / 2; });
+    out[1] = shuffle(in[0], in[1], [](int p) { return p % 2 * L + (p + L) / 2; });
+  } else if constexpr (R == 4) {
+    const V even[2] = {in[0], in[2]}, odd[2] = {in[1], in[3]};
+    V a[2], b[2], low[2], high[2];
+    interleave<2>(even, a), interleave<2>(odd, b);
+    const V first[2] = {a[0], b[0]}, second[2] = {a[1], b[1]};
+    interleave<2>(first, low), interleave<2>(second, high);
+    out[0] = low[0], out[1] = low[1], out[2] = high[0], out[3] = high[1];
+  } else {
+    static_assert(R == 3);
+    const auto pick = [&](auto base) {
+      const V two = shuffle(in[0], in[1], [=](int p) { return base(p) % 3 < 2 ? base(p) % 3 * L + base(p) / 3 : 0; });
+      return shuffle(two, in[2], [=](int p) { return base(p) % 3 < 2 ? p : L + base(p) / 3; });
+    };
+    out[0] = pick([](int p) { return p; });
+    out[1] = pick([](int p) { return p + L; });
+    out[2] = pick([](int p) { return p + 2 * L; });
+  }
+}
+
+}  // namespace PYINDEXNET_ISA
+}  // namespace pyindexnet

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decides whether a backend is right: samples, the float64 reference, the tolerance rule. Tests and commands share it."""
+
+from .parity import Measurement, measure, tolerance
+from .specs import SPECS, OpSpec, Sample
+from .tensors import LAYOUTS, make_tensors
+
+__all__ = ["LAYOUTS", "SPECS", "Measurement", "OpSpec", "Sample", "make_tensors", "measure", "tolerance"]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First and second derivatives by finite differences, and the registration with PyTorch, for every backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyindexnet.testing import OpSpec, Sample, make_tensors
+
+from .variants import ALL_SPECS, op, spec_id, variants
+
+# Finite differences visit every element, so only samples of a few hundred values take part.
+SMALL = [
+    pytest.param(spec, sample, id=f"{spec.name}-{sample.id}")
+    for spec in ALL_SPECS
+    for sample in spec.samples
+    if 0 < sum(torch.Size(s).numel() for s in sample.shapes) < 900 and "large" not in sample.id
+]
+
+
+def _inputs(spec: OpSpec, sample: Sample, device: str) -> tuple[torch.Tensor, ...]:
+    return tuple(t.requires_grad_() for t in make_tensors(spec, sample, torch.float64, device))
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize(("spec", "sample"), SMALL)
+def test_gradcheck(spec: OpSpec, sample: Sample, variant: tuple[str, str]) -> None:
+    backend, device = variant
+    assert torch.autograd.gradcheck(
+        lambda *t: op(spec, backend)(*spec.arguments(*t, **sample.options)), _inputs(spec, sample, device), fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize(("spec", "sample"), SMALL)
+def test_gradgradcheck(spec: OpSpec, sample: Sample, variant: tuple[str, str]) -> None:
+    backend, device = variant
+    assert torch.autograd.gradgradcheck(
+        lambda *t: op(spec, backend)(*spec.arguments(*t, **sample.options)), _inputs(spec, sample, device), fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
+def test_second_derivative_of_one_input(spec: OpSpec, variant: tuple[str, str]) -> None:
+    """A Hessian-vector product where only one input needs a gradient agrees with the one where all do."""
+    backend, device = variant
+    tensors = make_tensors(spec, spec.samples[0], torch.float64, device)
+
+    def hessian_product(needed: set[int]) -> dict[int, torch.Tensor]:
+        leaves = [t.clone().requires_grad_(i in needed) for i, t in enumerate(tensors)]
+        y = op(spec, backend)(*spec.arguments(*leaves, **spec.default_options()))
+        total = sum(p.pow(3).sum() for p in (y if isinstance(y, tuple) else (y,)))
+        chosen = [leaves[i] for i in sorted(needed)]
+        first = torch.autograd.grad(total, chosen, create_graph=True)
+        own = {i: g.cos().sum() for i, g in zip(sorted(needed), first, strict=True)}
+        return {i: torch.autograd.grad(own[i], leaves[i], retain_graph=True)[0] for i in needed}
+
+    together = hessian_product({0, 1})
+    for i in (0, 1):
+        torch.testing.assert_close(hessian_product({i})[i], together[i])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "position_major"])
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
+def test_opcheck_forward(spec: OpSpec, variant: tuple[str, str], layout: str) -> None:
+    backend, device = variant
+    sample = spec.samples[2]
+    tensors = [t.requires_grad_() for t in make_tensors(spec, sample, torch.float32, device, layout)]
+    torch.library.opcheck(op(spec, backend).default, spec.arguments(*tensors, **sample.options))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+def test_opcheck_backward(spec: OpSpec, variant: tuple[str, str], layout: str, needed: tuple[bool, bool]) -> None:
+    backend, device = variant
+    sample = spec.samples[2]
+    tensors = make_tensors(spec, sample, torch.float32, device, layout)
+    arguments = spec.arguments(*tensors, **sample.options)
+    y = op(spec, backend)(*arguments)
+    grads = [torch.randn_like(p).requires_grad_() for p in (y if isinstance(y, tuple) else (y,))]
+    leaves = [t.requires_grad_() for t in tensors]
+    ratio, normalization = sample.options["ratio"], sample.options["normalization"]
+    torch.library.opcheck(op(spec, backend, "_backward").default, (*grads, *leaves, ratio, normalization, *needed))

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op variants that this process can run, as pytest parameters; the others are skipped with their reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pyindexnet import backends
+from pyindexnet.ops._common import SUFFIX, TRITON_INTERPRETED
+from pyindexnet.testing import SPECS, OpSpec
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def variants() -> list[Any]:
+    """(backend, device) of every backend."""
+    triton_device = "cpu" if TRITON_INTERPRETED else "cuda"
+    pairs = (("reference", "cpu"), ("reference", "cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("triton", triton_device))
+    out = []
+    for backend, device in pairs:
+        reason = backends.why_not(next(iter(SPECS)), backend)
+        marks = []
+        if device == "cuda":
+            marks.append(pytest.mark.gpu)
+        elif reason is not None:
+            marks.append(pytest.mark.skip(reason=f"{backend}: {reason}"))
+        out.append(pytest.param((backend, device), id=f"{backend}-{device}", marks=marks))
+    return out
+
+
+def op(spec: OpSpec, backend: str, part: str = "") -> Any:
+    """The dispatcher op (``part`` "" or "_backward") of a backend."""
+    return getattr(torch.ops.pyindexnet, f"{spec.name}{part}{SUFFIX[backend]}")
+
+
+def spec_id(spec: OpSpec) -> str:
+    return spec.name
+
+
+def dtype_id(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+ALL_SPECS = list(SPECS.values())
+ALL_SAMPLES = [pytest.param(spec, sample, id=f"{spec.name}-{sample.id}") for spec in ALL_SPECS for sample in spec.samples]
