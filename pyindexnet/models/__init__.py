@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks, the registry that builds them by name, and checkpoints."""
 
-from pyindexnet.models.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from pyindexnet.models.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    model_from_checkpoint,
+    save_checkpoint,
+)
 from pyindexnet.models.deep_matting import DeepMatting
 from pyindexnet.models.deeplabv3plus_matting import DeepLabV3PlusMatting
 from pyindexnet.models.indexnet_matting import IndexNetMatting
@@ -19,6 +24,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load_checkpoint",
+    "model_from_checkpoint",
     "model_options",
     "register_model",
     "save_checkpoint",

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +22,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pyindexnet.models.registry import create_model
+
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 TORCH_SUFFIXES = (".pt", ".pth", ".tar")
+METADATA_KEY = "pyindexnet"
 
 
 class CheckpointError(ValueError):
@@ -33,7 +37,7 @@ class CheckpointError(ValueError):
 class Merges(Protocol):
     """What a module with merged columns offers, see :class:`pyindexnet.nn.DepthwiseIndexNetwork`."""
 
-    def merge(self, columns: list[Tensor]) -> Tensor: ...
+    def merge(self, columns: Sequence[Tensor]) -> Tensor: ...
 
     def split(self, merged: Tensor) -> tuple[Tensor, ...]: ...
 
@@ -43,7 +47,7 @@ class Columns:
     """Published keys of parameters that are merged into one of ours."""
 
     keys: tuple[str, ...]
-    module: Any  # Merges
+    module: Merges
 
     def merge(self, tensors: list[Tensor]) -> Tensor:
         return tensors[0] if tensors[0].dim() == 0 else self.module.merge(tensors)
@@ -53,7 +57,9 @@ class Columns:
 
 
 KeyMap = dict[str, "str | Columns"]
+Options = dict[str, Any]
 _KEY_MAPS: dict[type[nn.Module], Callable[[Any], KeyMap]] = {}
+_PUBLISHED_OPTIONS: dict[str, Callable[[Mapping[str, Tensor]], Options | None]] = {}
 
 
 def register_key_map(model: type[nn.Module]) -> Callable[[Callable[[Any], KeyMap]], Callable[[Any], KeyMap]]:
@@ -62,6 +68,18 @@ def register_key_map(model: type[nn.Module]) -> Callable[[Callable[[Any], KeyMap
     def register(key_map: Callable[[Any], KeyMap]) -> Callable[[Any], KeyMap]:
         _KEY_MAPS[model] = key_map
         return key_map
+
+    return register
+
+
+def register_published_options(
+    name: str,
+) -> Callable[[Callable[..., Options | None]], Callable[..., Options | None]]:
+    """Register the decorated function for the model ``name``: published state dict -> its options, None if another's."""
+
+    def register(infer: Callable[..., Options | None]) -> Callable[..., Options | None]:
+        _PUBLISHED_OPTIONS[name] = infer
+        return infer
 
     return register
 
@@ -83,22 +101,29 @@ def conv_unit_keys(published: str, *units: str, first: int = 0) -> KeyMap:
     return keys
 
 
-def to_published(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by our keys (a state dict, or gradients) as tensors by the published keys.
-
-    Raises:
-        CheckpointError: the model, or one of its parameters, was never published.
-    """
-    keys = _published_keys(model)
-    if keys is None or any(key not in keys for key in tensors):
-        raise CheckpointError(f"{type(model).__name__}: no published network has these parameters")
+def split_columns(keys: KeyMap, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by our keys (a state dict, or gradients) as tensors by the published keys."""
     out: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         name = keys[key]
-        out |= (
-            {name: tensor} if isinstance(name, str) else dict(zip(name.keys, name.split(tensor), strict=True))
-        )
+        out |= {name: tensor} if isinstance(name, str) else dict(zip(name.keys, name.split(tensor), strict=True))
     return out
+
+
+def merge_columns(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of :func:`split_columns`."""
+    return {
+        key: state[name] if isinstance(name, str) else name.merge([state[k] for k in name.keys]) for key, name in keys.items()
+    }
+
+
+def published_key_map(model: nn.Module) -> KeyMap | None:
+    """Key map of the model's class; None where no network with its parameters was published."""
+    for base in type(model).__mro__:
+        if base in _KEY_MAPS:
+            keys = _KEY_MAPS[base](model)
+            return keys if keys.keys() == model.state_dict().keys() else None
+    return None
 
 
 def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:
@@ -113,15 +138,14 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
         CheckpointError: the source cannot be read, holds pickled code, or does not fit: the message names the keys. The model
             is then unchanged.
     """
-    label = "state dict" if isinstance(source, Mapping) else os.fspath(source)
-    state = _flatten(label, source if isinstance(source, Mapping) else _read(Path(source)))
+    label = _label(source)
+    state, _ = _state_dict(source)
     own = model.state_dict()
-    keys = _published_keys(model) or {}
-    wanted = _names(keys.values())
-    if len(wanted & state.keys()) > len(own.keys() & state.keys()):
-        expected = to_published(model, own)
-    else:
-        keys, expected = {key: key for key in own}, own
+    keys: KeyMap = {key: key for key in own}
+    published = published_key_map(model)
+    if published is not None and len(_names(published) & state.keys()) > len(own.keys() & state.keys()):
+        keys = published
+    expected = split_columns(keys, own)
 
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
@@ -138,18 +162,36 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
     if problems:
         raise CheckpointError(f"{label}: does not fit {type(model).__name__}: {'; '.join(problems)}")
 
-    state = {k: state.get(k, t) for k, t in expected.items()}
-    merged = {
-        key: state[name] if isinstance(name, str) else name.merge([state[k] for k in name.keys])
-        for key, name in keys.items()
-        if key in own
-    }
-    model.load_state_dict(merged)
+    model.load_state_dict(merge_columns(keys, {k: state.get(k, t) for k, t in expected.items()}))
 
 
-def save_checkpoint(
-    model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def model_from_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> nn.Module:
+    """Build the model that a checkpoint is of, with its options, and load it.
+
+    Args:
+        source: as for :func:`load_checkpoint`: a file that :func:`save_checkpoint` wrote from a model of
+            :func:`~pyindexnet.models.create_model`, or published weights, whose options show in their keys and shapes.
+    Returns:
+        The model, in training mode.
+    Raises:
+        CheckpointError: the source cannot be read, or does not tell its model.
+    """
+    state, metadata = _state_dict(source)
+    if METADATA_KEY in metadata:
+        config = json.loads(metadata[METADATA_KEY])
+        model = create_model(config["name"], **config["options"])
+        load_checkpoint(model, state)
+        return model
+    for name, infer in _PUBLISHED_OPTIONS.items():
+        options = infer(state)
+        if options is not None:
+            model = create_model(name, **options)
+            load_checkpoint(model, state)
+            return model
+    raise CheckpointError(f"{_label(source)}: does not tell which model it is of; use create_model and load_checkpoint")
+
+
+def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write the model's weights, in our keys, to a .safetensors file; a file of that name is replaced at once or not at all.
 
     Args:
@@ -165,7 +207,7 @@ def save_checkpoint(
         raise ValueError(f"save_checkpoint: path must end in .safetensors, got {str(path)!r}")
     metadata = dict(metadata or {})
     if hasattr(model, "config"):
-        metadata["pyindexnet"] = json.dumps(model.config)
+        metadata[METADATA_KEY] = json.dumps(model.config)
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -177,33 +219,42 @@ def save_checkpoint(
         raise
 
 
-def _published_keys(model: nn.Module) -> KeyMap | None:
-    for base in type(model).__mro__:
-        if base in _KEY_MAPS:
-            return _KEY_MAPS[base](model)
-    return None
+def _names(keys: KeyMap) -> set[str]:
+    return {k for name in keys.values() for k in ((name,) if isinstance(name, str) else name.keys)}
 
 
-def _names(published: Iterable[str | Columns]) -> set[str]:
-    return {k for name in published for k in ((name,) if isinstance(name, str) else name.keys)}
+def _label(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    return "state dict" if isinstance(source, Mapping) else os.fspath(source)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _state_dict(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by key, without wrappers and prefixes, and the strings kept with them."""
+    state, metadata = (source, {}) if isinstance(source, Mapping) else _read(Path(source))
+    return _flatten(_label(source), state), metadata
+
+
+def _read(path: Path) -> tuple[Any, dict[str, str]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if path.suffix in TORCH_SUFFIXES:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds something other than tensors (pickled code, which is never run) or is damaged: "
-            + str(error).strip().splitlines()[0]
-        ) from error
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise CheckpointError(f"{path}: holds pickled code ({code[1]}), which is never run") from error
+        raise CheckpointError(f"{path}: cannot be read: not a file of tensors") from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
     raise CheckpointError(f"{path}: name must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _flatten(label: str, state: Any) -> dict[str, Tensor]:

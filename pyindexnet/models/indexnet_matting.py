@@ -13,10 +13,19 @@ the papers and the released code differ (hidden width of the index networks), th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
-from pyindexnet.models.checkpoints import Columns, KeyMap, conv_unit_keys, register_key_map
+from pyindexnet.models.checkpoints import (
+    Columns,
+    KeyMap,
+    conv_unit_keys,
+    register_key_map,
+    register_published_options,
+)
 from pyindexnet.models.mobilenetv2 import OUTPUT_STRIDES, MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
 from pyindexnet.nn.arguments import require_one_of
@@ -29,7 +38,7 @@ from pyindexnet.nn.index_networks import (
     HolisticIndexNetwork,
     HolisticMaxIndex,
 )
-from pyindexnet.nn.resampling import BilinearUpsampling, IndexedResampling, MaxUnpooling
+from pyindexnet.nn.resampling import BilinearUpsampling, Guide, IndexedResampling, MaxUnpooling, Resampling
 
 INDEX_NETWORKS = ("hin", *DEPTHWISE_FAMILIES, "max", "hmi", "bilinear")
 DECODERS = ("unet", "skip", "none")
@@ -37,6 +46,7 @@ DECODER_CONVS = ("std", "depsep")
 NORMALIZATIONS = ("none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid")
 # of the three atrous branches, for each output stride
 ASPP_DILATIONS = {32: (2, 4, 8), 16: (6, 12, 18), 8: (12, 24, 36)}
+PUBLISHED_WIDTHS = (1.0, 1.4)
 
 
 class DecoderStage(nn.Module):
@@ -131,21 +141,15 @@ class IndexNetMatting(nn.Module):
             ("decoder_normalization", decoder_normalization, NORMALIZATIONS),
         ):
             require_one_of("indexnet_matting", option, value, allowed)
-        if (
-            not isinstance(decoder_kernel_size, int)
-            or decoder_kernel_size < 1
-            or decoder_kernel_size % 2 == 0
-        ):
-            raise ValueError(
-                f"indexnet_matting: decoder_kernel_size must be an odd number from 1, got {decoder_kernel_size!r}"
-            )
+        if not isinstance(decoder_kernel_size, int) or decoder_kernel_size < 1 or decoder_kernel_size % 2 == 0:
+            raise ValueError(f"indexnet_matting: decoder_kernel_size must be an odd number from 1, got {decoder_kernel_size!r}")
 
         self.decoder_fuses = decoder != "none"
         self.encoder = MobileNetV2(4, width=width, output_stride=output_stride, downsample="pool")
         channels = self.encoder.channels
         if aspp:
             dilations = ASPP_DILATIONS[output_stride]
-            self.context = ASPP(channels[7], channels[6], hidden=int(256 * width), dilations=dilations)
+            self.context: nn.Module = ASPP(channels[7], channels[6], hidden=int(256 * width), dilations=dilations)
         else:
             self.context = ConvBNAct(channels[7], channels[6], 1)
         self.decoder = nn.ModuleList(
@@ -161,7 +165,7 @@ class IndexNetMatting(nn.Module):
         self.head = Head(channels[0], conv=decoder_conv, kernel_size=decoder_kernel_size)
         init_weights(self)
 
-        def resampling(channels: int) -> nn.Module:
+        def resampling(channels: int) -> Resampling:
             if index_network == "max":
                 return MaxUnpooling()
             if index_network == "bilinear":
@@ -186,23 +190,24 @@ class IndexNetMatting(nn.Module):
                     self.resampling[str(i)] = resampling(channels[i])
 
     def forward(self, x: Tensor) -> Tensor:
-        skips, guides = [], []
+        skips: list[Tensor] = []
+        guides: list[Guide | None] = []
         for i, stage in enumerate(self.encoder.stages):
             x = skip = stage(x)
-            guide = None
+            guide: Guide | None = None
             if self.encoder.reductions[i] == 2:
                 x, skip, guide = self._resampling(i).reduce(x, keep=self.decoder_fuses)
             skips.append(skip)
             guides.append(guide)
         x = self.context(x)
         for i in reversed(range(len(self.decoder))):
-            if guides[i] is not None:
-                x = self._resampling(i).restore(x, guides[i])
+            if (guide := guides[i]) is not None:
+                x = self._resampling(i).restore(x, guide)
             x = self.decoder[i](x, skips[i])
         return self.head(x)
 
-    def _resampling(self, stage: int) -> nn.Module:
-        return self.resampling["all" if "all" in self.resampling else str(stage)]
+    def _resampling(self, stage: int) -> Resampling:
+        return cast(Resampling, self.resampling["all" if "all" in self.resampling else str(stage)])
 
 
 def _decoder_conv(kind: str, in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
@@ -219,13 +224,13 @@ def published_keys(model: IndexNetMatting) -> KeyMap:
         keys |= aspp_key_map("context", "dconv_pp")
     else:
         keys |= conv_unit_keys("dconv_pp", "context")
-    for i, stage in enumerate(model.decoder):
+    for i, stage in enumerate(cast("list[DecoderStage]", model.decoder)):
         keys |= conv_unit_keys(f"decoder_layer{i}.dconv", *_units(f"decoder.{i}.conv", stage.conv))
     keys |= conv_unit_keys("pred.0", *_units("head.reduce", model.head.reduce))
     keys["head.predict.weight"] = "pred.1.weight"
-    for stage, resampling in model.resampling.items():
+    for name, resampling in model.resampling.items():
         if isinstance(resampling, IndexedResampling):
-            keys |= _index_network_keys(f"resampling.{stage}.network", f"index{stage}", resampling.network)
+            keys |= index_network_key_map(f"resampling.{name}.network", f"index{name}", resampling.network)
     return keys
 
 
@@ -234,9 +239,7 @@ def aspp_key_map(ours: str, published: str) -> KeyMap:
     keys: KeyMap = conv_unit_keys(f"{published}.aspp1.atrous_conv", f"{ours}.point")
     for i in range(3):
         branch = f"{ours}.atrous.{i}"
-        keys |= conv_unit_keys(
-            f"{published}.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise"
-        )
+        keys |= conv_unit_keys(f"{published}.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise")
     keys |= conv_unit_keys(f"{published}.global_avg_pool", f"{ours}.image", first=1)
     return keys | conv_unit_keys(f"{published}.bottleneck_conv", f"{ours}.merge")
 
@@ -245,18 +248,55 @@ def _units(path: str, conv: nn.Module) -> list[str]:
     return [f"{path}.depthwise", f"{path}.pointwise"] if isinstance(conv, DepthwiseSeparable) else [path]
 
 
-def _index_network_keys(ours: str, published: str, network: nn.Module) -> KeyMap:
+def index_network_key_map(ours: str, published: str, network: nn.Module) -> KeyMap:
+    """Key names of the published index blocks for those of an index network called ``ours``."""
     if isinstance(network, HolisticIndexNetwork):
         if network.hidden is None:
             return {f"{ours}.predict.weight": f"{published}.indexnet.weight"}
-        keys = conv_unit_keys(f"{published}.indexnet", f"{ours}.hidden")
-        return keys | {f"{ours}.predict.weight": f"{published}.indexnet.3.weight"}
+        hidden = conv_unit_keys(f"{published}.indexnet", f"{ours}.hidden")
+        return {**hidden, f"{ours}.predict.weight": f"{published}.indexnet.3.weight"}
     if not isinstance(network, DepthwiseIndexNetwork) or network.shared:
         return {}  # never published
     columns = [f"{published}.indexnet{k}" for k in (1, 2, 3, 4)]
     last = 0 if network.hidden is None else 3
-    merged = [{f"{ours}.predict.weight": f"{column}.{last}.weight"} for column in columns]
+    each: list[KeyMap] = [{f"{ours}.predict.weight": f"{column}.{last}.weight"} for column in columns]
     if network.hidden is not None:
-        for keys, column in zip(merged, columns, strict=True):
+        for keys, column in zip(each, columns, strict=True):
             keys |= conv_unit_keys(column, f"{ours}.hidden")
-    return {key: Columns(tuple(keys[key] for keys in merged), network) for key in merged[0]}
+    return {key: Columns(tuple(str(keys[key]) for keys in each), network) for key in each[0]}
+
+
+@register_published_options("indexnet_matting")
+def published_options(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Options of the published model whose state dict this is; None if it is another model's.
+
+    The output stride of a model without index networks leaves no trace in its weights: 32 is assumed.
+    """
+    decoder, stem = state.get("decoder_layer6.dconv.0.weight"), state.get("layer0.0.weight")
+    if decoder is None or stem is None or "pred.1.weight" not in state:
+        return None
+    channels = stem.shape[0]
+    options = {
+        "index_network": "max",
+        "output_stride": 32,
+        "aspp": "dconv_pp.aspp1.atrous_conv.0.weight" in state,
+        "decoder_conv": "depsep" if "decoder_layer6.dconv.3.weight" in state else "std",
+        "width": next((w for w in PUBLISHED_WIDTHS if int(32 * w) == channels), channels / 32),
+        "decoder_kernel_size": decoder.shape[-1],
+    }
+    block = {k.removeprefix("index0."): t for k, t in state.items() if k.startswith("index0.")}
+    if block:
+        first = next(block[k] for k in ("indexnet.weight", "indexnet.0.weight", "indexnet1.0.weight") if k in block)
+        options["nonlinear"] = "indexnet.3.weight" in block or "indexnet1.3.weight" in block
+        options["context"] = first.shape[-1] == 4
+        options["output_stride"] = next(s for s, last in ((32, 6), (16, 4), (8, 3)) if _has_index(state, last))
+        if "indexnet1.0.weight" not in block:
+            options["index_network"] = "hin"
+        else:
+            options["index_network"] = "o2o" if first.shape[1] == 1 else "m2o"
+            options["index_width"] = first.shape[0] // channels if options["nonlinear"] else 1
+    return options
+
+
+def _has_index(state: Mapping[str, Tensor], stage: int) -> bool:
+    return any(key.startswith(f"index{stage}.") for key in state)

@@ -42,9 +42,7 @@ class InvertedResidual(nn.Module):
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H/stride), ceil(W/stride)).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, expansion: int, stride: int = 1, dilation: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, expansion: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         hidden = in_channels * expansion
         self.residual = stride == 1 and in_channels == out_channels

@@ -73,8 +73,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in _BUILDERS:
         raise ValueError(
-            f"create_model: name must be one of {', '.join(list_models())}, got {name!r}"
-            + _suggest(name, list_models())
+            f"create_model: name must be one of {', '.join(list_models())}, got {name!r}" + _suggest(name, list_models())
         )
     return _BUILDERS[name]
 

@@ -40,9 +40,7 @@ class ConvBNAct(nn.Module):
         super().__init__()
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = nn.Identity() if activation is None else activation()
 
@@ -58,9 +56,7 @@ class DepthwiseSeparable(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1) -> None:
         super().__init__()
-        self.depthwise = ConvBNAct(
-            in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels
-        )
+        self.depthwise = ConvBNAct(in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels)
         self.pointwise = ConvBNAct(in_channels, out_channels, 1)
 
 

@@ -201,5 +201,7 @@ def _repeated_batch_norm(bn: nn.Module, x: Tensor, times: int) -> Tensor:
     if bn.training:
         folded = x.reshape(x.shape[0] * times, -1, *x.shape[2:])
         return bn(folded).reshape(x.shape)
-    statistics = [t.repeat(times) for t in (bn.running_mean, bn.running_var, bn.weight, bn.bias)]
-    return F.batch_norm(x, *statistics, training=False, eps=bn.eps)
+    mean, var, weight, bias = (
+        None if t is None else t.repeat(times) for t in (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    )
+    return F.batch_norm(x, mean, var, weight, bias, eps=bn.eps)

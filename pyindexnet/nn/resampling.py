@@ -19,7 +19,19 @@ Guide = tuple[Any, tuple[int, int]]
 Reduced = tuple[Tensor, Tensor, Guide]
 
 
-class MaxUnpooling(nn.Module):
+class Resampling(nn.Module):
+    """The two ends of a resolution step; see the head of this module."""
+
+    def reduce(self, x: Tensor, keep: bool) -> Reduced:
+        """(N, C, H, W) -> map at half size (N, C, ceil(H/2), ceil(W/2)), map to fuse (N, C, H, W), guide."""
+        raise NotImplementedError
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        """(N, C, ceil(H/2), ceil(W/2)) -> (N, C, H, W)."""
+        raise NotImplementedError
+
+
+class MaxUnpooling(Resampling):
     """Max pooling and max unpooling: the index function of [IndexNet] Eq. 1. The fused map is ``x`` itself."""
 
     def reduce(self, x: Tensor, keep: bool) -> Reduced:
@@ -28,10 +40,10 @@ class MaxUnpooling(nn.Module):
 
     def restore(self, y: Tensor, guide: Guide) -> Tensor:
         indices, size = guide
-        return F.max_unpool2d(y, indices, 2, output_size=size)
+        return F.max_unpool2d(y, indices, [2, 2], output_size=size)
 
 
-class BilinearUpsampling(nn.Module):
+class BilinearUpsampling(Resampling):
     """Max pooling and bilinear interpolation (pixel centres aligned, not corners). The fused map is ``x`` itself."""
 
     def reduce(self, x: Tensor, keep: bool) -> Reduced:
@@ -41,7 +53,7 @@ class BilinearUpsampling(nn.Module):
         return F.interpolate(y, size=guide[1], mode="bilinear", align_corners=False)
 
 
-class IndexedResampling(nn.Module):
+class IndexedResampling(Resampling):
     """Indexed pooling and upsampling guided by one index network, [IndexNet] section 4.1.
 
     The fused map is the index-multiplied one, as in the published models.
