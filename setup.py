@@ -10,6 +10,7 @@ Environment:
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -58,7 +59,6 @@ class NinjaBuild(build_ext):
     """One build.ninja for all sources: C++, C++ once per instruction set, CUDA, link."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
         import torch
         from torch.utils.cpp_extension import include_paths
 
@@ -77,7 +77,8 @@ class NinjaBuild(build_ext):
             text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
             nvcc_version = text.split("release ")[1].split(",")[0]
 
-        includes = [*include_paths(), pybind11.get_include(), sysconfig.get_paths()["include"]]
+        # PyTorch brings the headers of pybind11 along.
+        includes = [*include_paths(), sysconfig.get_paths()["include"]]
         common = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET} -DTORCH_STABLE_ONLY " + " ".join(
             f"-isystem {path}" for path in includes
         )
@@ -138,7 +139,8 @@ class NinjaBuild(build_ext):
         lines.append(f"default {target}")
         (build / "build.ninja").write_text("\n".join(lines) + "\n")
         jobs = os.environ.get("MAX_JOBS")
-        command = [sys.executable, "-m", "ninja", "-C", str(build), *(["-j", jobs] if jobs else [])]
+        ninja = [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else ["ninja"]
+        command = [*ninja, "-C", str(build), *(["-j", jobs] if jobs else [])]
         if self.verbose > 1:
             command.append("-v")
         subprocess.run(command, check=True)

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which the first target makes. On a machine with its own PyTorch (and no network):
+# make test-gpu PY=python3
+PY ?= .venv/bin/python
+ifeq ($(origin PY),file)
+VENV := .venv/.installed
+endif
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo build test test-main test-interpret test-gpu lint format bench clean
+
+demo: build
+	$(PY) examples/demo.py
+
+build: $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+
+test: test-main test-interpret
+
+test-main: build
+	$(PY) -m pytest
+
+# Triton's interpreter must be chosen before Triton is imported, so its tests are a process of their own.
+test-interpret: build
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton tests/ops -k "triton"
+
+test-gpu: build
+	$(PY) -m pytest -m gpu tests
+
+lint: $(VENV)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(dir $(PY))clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
+
+format: $(VENV)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(dir $(PY))clang-format -i $$(git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
+
+bench: build
+	$(PY) -m bench ops --device cpu
+	$(PY) -m bench models --device cpu
+
+clean:
+	rm -rf .venv build dist *.egg-info pyindexnet/*.so demo_output
+
+.venv/.installed: requirements.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
