@@ -3,11 +3,10 @@
 // A thread owns a group of kV cells, neighbours along the row (contiguous tensors) or along the channels (channels_last), so
 // that every access is one vector. Sums over the channels of a shared map are combined in a fixed order, without atomics.
 #pragma once
-#include "launch.h"
-#include "numeric.cuh"
-// numeric.cuh declares what index_normalization.h calls, so it comes first.
 #include "../common/index_cell.h"
 #include "../common/index_normalization.h"
+#include "launch.h"
+#include "numeric.cuh"
 
 namespace pyindexnet::cuda {
 
@@ -55,10 +54,11 @@ __device__ inline T* at(const IndexMap& map, const Place& p) {
   return static_cast<T*>(map.data) + p.n * map.n + p.c * map.c + p.i * map.h + p.j * map.w;
 }
 
-// Positions of the cell inside the image, a bit each. A group along the row has all its columns.
+// Positions of the cell inside the image, a bit each. Groups along the row are only made of complete cells.
 template <int kR, Along kAlong>
 __device__ inline unsigned present_positions(const CellArgs& a, const Place& p) {
-  const int64_t rows = a.H - p.i * kR, columns = kAlong == Along::row ? kR : a.W - p.j * kR;
+  if constexpr (kAlong == Along::row) return all_present<kR * kR>();
+  const int64_t rows = a.H - p.i * kR, columns = a.W - p.j * kR;
   unsigned present = 0;
 #pragma unroll
   for (int k = 0; k < kR * kR; ++k) present |= k / kR < rows && k % kR < columns ? 1u << k : 0u;
@@ -119,7 +119,7 @@ __device__ inline void store_pixels(T* to, const T (&in)[kR * kR][kV], const Ima
 template <class Op, class T, int kR, int kV, Along kAlong>
 struct Group {
   static constexpr int kK = kR * kR;
-  using A = Accumulator<T>;
+  using V = Lanes<Accumulator<T>, kV>;
   T factor_high[kK][kV], factor_low[kV], other_high[kK][kV], other_low[kV];
 
   // `other` is only needed for the gradient of the logits.
@@ -136,45 +136,66 @@ struct Group {
     }
   }
 
-  __device__ inline A factor(int k, int v) const {
-    if constexpr (Op::factor_high && Op::factor_low) return A(factor_high[k][v]) + A(factor_low[v]);
-    if constexpr (Op::factor_high) return A(factor_high[k][v]);
-    return A(factor_low[v]);
+  __device__ inline V factor(int k) const {
+    if constexpr (Op::factor_high && Op::factor_low) return V(factor_high[k]) + V(factor_low);
+    if constexpr (Op::factor_high) return V(factor_high[k]);
+    return V(factor_low);
   }
 
-  __device__ inline A other(int k, int v) const {
-    if constexpr (Op::other_high) return A(other_high[k][v]);
-    return A(other_low[v]);
+  // What position k adds to the gradient of the normalised map.
+  __device__ inline V slope(int k, unsigned present) const {
+    if (!has(present, k)) return V(0);
+    if constexpr (Op::other_high) return factor(k) * V(other_high[k]);
+    return factor(k) * V(other_low);
   }
-};
 
-// z applied to a group: out_high_k = z_k factor_k, out_low = sum_k z_k factor_k.
-template <class Op, class T, int kR, int kV, Along kAlong>
-struct Result {
-  static constexpr int kK = kR * kR;
-  using A = Accumulator<T>;
-  T high[kK][kV], low[kV];
-
-  __device__ inline void weigh(const Group<Op, T, kR, kV, kAlong>& group, int v, const A (&z)[kK], unsigned present) {
-    A sum(0);
+  // out_high_k = z_k factor_k, out_low = sum_k z_k factor_k. kZ = 1: one weight for all lanes.
+  template <int kZ>
+  __device__ inline void weigh_and_store(
+      const CellArgs& a, const Place& p, unsigned present, const Lanes<Accumulator<T>, kZ> (&z)[kK]) const {
+    T high[kK][kV], low[kV];
+    V sum(0);
 #pragma unroll
     for (int k = 0; k < kK; ++k) {
-      const A weighed = z[k] * group.factor(k, v);
-      if constexpr (Op::out_high) high[k][v] = T(weighed);
-      if constexpr (Op::out_low) sum += has(present, k) ? weighed : A(0);
+      const V f = factor(k);
+#pragma unroll
+      for (int v = 0; v < kV; ++v) {
+        const Accumulator<T> weighed = z[k].at[kZ == 1 ? 0 : v] * f.at[v];
+        if constexpr (Op::out_high) high[k][v] = T(weighed);
+        if constexpr (Op::out_low) sum.at[v] += has(present, k) ? weighed : Accumulator<T>(0);
+      }
     }
-    if constexpr (Op::out_low) low[v] = T(sum);
-  }
-
-  __device__ inline void store(const CellArgs& a, const Place& p, unsigned present) const {
     if constexpr (Op::out_high) {
       if (a.out_high.data) store_pixels<kR, kV, kAlong>(at<T>(a.out_high, p, kR), high, a.out_high, present);
     }
     if constexpr (Op::out_low) {
+#pragma unroll
+      for (int v = 0; v < kV; ++v) low[v] = T(sum.at[v]);
       if (a.out_low.data) store_vector(at<T>(a.out_low, p, 1), low);
     }
   }
 };
+
+// kZ neighbouring cells of a map, as stored.
+template <int kK, int kZ, class T>
+__device__ inline void load_map(T (&out)[kK][kZ], const CellArgs& a, const Place& p) {
+  const T* map = at<T>(a.logits, p);
+#pragma unroll
+  for (int k = 0; k < kK; ++k) load_vector(out[k], map + k * a.logits.k);
+}
+
+template <int kK, int kZ, class T>
+__device__ inline void store_map_gradient(
+    const CellArgs& a, const Place& p, const Lanes<Accumulator<T>, kZ> (&d)[kK], unsigned present) {
+  T* to = at<T>(a.grad_logits, p);
+#pragma unroll
+  for (int k = 0; k < kK; ++k) {
+    T out[kZ];
+#pragma unroll
+    for (int v = 0; v < kZ; ++v) out[v] = T(has(present, k) ? d[k].at[v] : Accumulator<T>(0));
+    store_vector(to + k * a.grad_logits.k, out);
+  }
+}
 
 // --- kernels ------------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +203,7 @@ struct Result {
 template <class Op, class T, int kR, int kV, Along kAlong>
 __global__ void __launch_bounds__(kThreads) depthwise_kernel(const CellArgs a, const Grid grid) {
   constexpr int kK = kR * kR;
-  using A = Accumulator<T>;
+  using V = Lanes<Accumulator<T>, kV>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= grid.total) return;  // no barrier follows
   const Place p = locate<kV, kAlong>(grid, index);
@@ -190,51 +211,34 @@ __global__ void __launch_bounds__(kThreads) depthwise_kernel(const CellArgs a, c
   const bool with_grad = Op::backward && a.grad_logits.data;
 
   T logits[kK][kV];
-  const T* map = at<T>(a.logits, p);
-#pragma unroll
-  for (int k = 0; k < kK; ++k) load_vector(logits[k], map + k * a.logits.k);
+  load_map<kK, kV, T>(logits, a, p);
   Group<Op, T, kR, kV, kAlong> group;
   group.load(a, p, present, with_grad);
 
-  Result<Op, T, kR, kV, kAlong> result;
+  V z[kK];
 #pragma unroll
-  for (int v = 0; v < kV; ++v) {
-    A z[kK];
+  for (int k = 0; k < kK; ++k) z[k] = V(logits[k]);
+  if constexpr (Op::backward) {
+    V d[kK];
 #pragma unroll
-    for (int k = 0; k < kK; ++k) z[k] = A(logits[k][v]);
-    if constexpr (Op::backward) {
-      A d[kK];
-#pragma unroll
-      for (int k = 0; k < kK; ++k) d[k] = with_grad && has(present, k) ? group.factor(k, v) * group.other(k, v) : A(0);
-      normalize_vjp(z, d, a.normalization, present);
-#pragma unroll
-      for (int k = 0; k < kK; ++k) logits[k][v] = T(has(present, k) ? d[k] : A(0));
-    } else {
-      normalize(z, a.normalization, present);
-    }
-    result.weigh(group, v, z, present);
+    for (int k = 0; k < kK; ++k) d[k] = with_grad ? group.slope(k, present) : V(0);
+    normalize_vjp(z, d, a.normalization, present);
+    if (with_grad) store_map_gradient<kK, kV, T>(a, p, d, present);
+  } else {
+    normalize(z, a.normalization, present);
   }
-  result.store(a, p, present);
-  if (with_grad) {
-    T* grad = at<T>(a.grad_logits, p);
-#pragma unroll
-    for (int k = 0; k < kK; ++k) store_vector(grad + k * a.grad_logits.k, logits[k]);
-  }
+  group.weigh_and_store(a, p, present, z);
 }
 
-// z of a group's cells under a map that all channels share: kZ = kV cells along the row, one cell along the channels.
+// z of a group's cells under a map that all channels share.
 template <int kK, int kZ, class T>
-__device__ inline void shared_weights(Accumulator<T> (&z)[kZ][kK], const CellArgs& a, const Place& p, unsigned present) {
-  const T* map = at<T>(a.logits, p);
+__device__ inline void shared_weights(
+    Lanes<Accumulator<T>, kZ> (&z)[kK], const CellArgs& a, const Place& p, unsigned present) {
   T logits[kK][kZ];
+  load_map<kK, kZ, T>(logits, a, p);
 #pragma unroll
-  for (int k = 0; k < kK; ++k) load_vector(logits[k], map + k * a.logits.k);
-#pragma unroll
-  for (int v = 0; v < kZ; ++v) {
-#pragma unroll
-    for (int k = 0; k < kK; ++k) z[v][k] = Accumulator<T>(logits[k][v]);
-    normalize(z[v], a.normalization, present);
-  }
+  for (int k = 0; k < kK; ++k) z[k] = Lanes<Accumulator<T>, kZ>(logits[k]);
+  normalize(z, a.normalization, present);
 }
 
 // One thread per group and chunk of channels; forward of shared maps.
@@ -252,7 +256,7 @@ __global__ void __launch_bounds__(kThreads) holistic_kernel(const CellArgs a, co
   }
   Group<Op, T, kR, kV, kAlong> group;
   group.load(a, p, present, false);  // on its way while the weights are computed
-  Accumulator<T> z[kZ][kK];
+  Lanes<Accumulator<T>, kZ> z[kK];
   shared_weights<kK, kZ, T>(z, a, p, present);
   for (;;) {
     Group<Op, T, kR, kV, kAlong> next = group;
@@ -260,10 +264,7 @@ __global__ void __launch_bounds__(kThreads) holistic_kernel(const CellArgs a, co
     const bool more = --channels > 0;
     ++p.c;
     if (more) next.load(a, p, present, false);
-    Result<Op, T, kR, kV, kAlong> result;
-#pragma unroll
-    for (int v = 0; v < kV; ++v) result.weigh(group, v, z[kZ == 1 ? 0 : v], present);
-    result.store(a, here, present);
+    group.weigh_and_store(a, here, present, z);
     if (!more) return;
     group = next;
   }
@@ -275,35 +276,28 @@ template <class Op, class T, int kR, int kV, Along kAlong>
 __global__ void __launch_bounds__(kThreads) holistic_backward_rows_kernel(const CellArgs a, const Grid grid) {
   constexpr int kK = kR * kR, kLanes = 32;
   using A = Accumulator<T>;
+  using V = Lanes<A, kV>;
   PYINDEXNET_DYNAMIC_SHARED(A, partial);  // [K][kV][slices][32]
   const int lane = threadIdx.x, slice = threadIdx.y, slices = blockDim.y;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kLanes, index = first + lane;
   const bool with_grad = a.grad_logits.data;
 
-  A d[kK][kV];
+  V d[kK];
 #pragma unroll
-  for (int k = 0; k < kK; ++k) {
-#pragma unroll
-    for (int v = 0; v < kV; ++v) d[k][v] = A(0);
-  }
+  for (int k = 0; k < kK; ++k) d[k] = V(0);
   if (index < grid.total) {
     Place p = locate<kV, kAlong>(grid, index);
     const unsigned present = present_positions<kR, kAlong>(a, p);
-    A z[kV][kK];
+    V z[kK];
     shared_weights<kK, kV, T>(z, a, p, present);
     for (p.c = slice; p.c < a.C; p.c += slices) {
       Group<Op, T, kR, kV, kAlong> group;
       group.load(a, p, present, with_grad);
-      Result<Op, T, kR, kV, kAlong> result;
+      if (with_grad) {
 #pragma unroll
-      for (int v = 0; v < kV; ++v) {
-        result.weigh(group, v, z[v], present);
-        if (with_grad) {
-#pragma unroll
-          for (int k = 0; k < kK; ++k) d[k][v] += has(present, k) ? group.factor(k, v) * group.other(k, v) : A(0);
-        }
+        for (int k = 0; k < kK; ++k) d[k] = d[k] + group.slope(k, present);
       }
-      result.store(a, p, present);
+      group.weigh_and_store(a, p, present, z);
     }
   }
   if (!with_grad) return;  // the same for all threads of the grid
@@ -311,7 +305,7 @@ __global__ void __launch_bounds__(kThreads) holistic_backward_rows_kernel(const 
 #pragma unroll
   for (int k = 0; k < kK; ++k) {
 #pragma unroll
-    for (int v = 0; v < kV; ++v) partial[((k * kV + v) * slices + slice) * kLanes + lane] = d[k][v];
+    for (int v = 0; v < kV; ++v) partial[((k * kV + v) * slices + slice) * kLanes + lane] = d[k].at[v];
   }
   __syncthreads();
   const int thread = slice * kLanes + lane, threads = slices * kLanes;
@@ -328,17 +322,16 @@ __global__ void __launch_bounds__(kThreads) holistic_backward_rows_kernel(const 
     Place p = locate<kV, kAlong>(grid, first + cell / kV);
     p.j += v;
     const unsigned present = present_positions<kR, kAlong>(a, p);
-    const T* map = at<T>(a.logits, p);
-    A z[kK], sums[kK];
+    T logits[kK][1];
+    load_map<kK, 1, T>(logits, a, p);
+    Lanes<A, 1> z[kK], sums[kK];
 #pragma unroll
     for (int k = 0; k < kK; ++k) {
-      z[k] = A(map[k * a.logits.k]);
-      sums[k] = partial[(k * kV + v) * slices * kLanes + cell / kV];
+      z[k] = Lanes<A, 1>(logits[k]);
+      sums[k].at[0] = partial[(k * kV + v) * slices * kLanes + cell / kV];
     }
     normalize_vjp(z, sums, a.normalization, present);
-    T* grad = at<T>(a.grad_logits, p);
-#pragma unroll
-    for (int k = 0; k < kK; ++k) grad[k * a.grad_logits.k] = T(has(present, k) ? sums[k] : A(0));
+    store_map_gradient<kK, 1, T>(a, p, sums, present);
   }
 }
 
@@ -355,43 +348,39 @@ __global__ void __launch_bounds__(kThreads) holistic_backward_channels_kernel(co
   p.c = 0;
   const unsigned present = present_positions<kR, kAlong>(a, p);
 
-  A z[1][kK], d[kK];
+  Lanes<A, 1> z[kK], d[kK];
 #pragma unroll
-  for (int k = 0; k < kK; ++k) d[k] = A(0);
+  for (int k = 0; k < kK; ++k) d[k] = Lanes<A, 1>(0);
   if (inside) {
     shared_weights<kK, 1, T>(z, a, p, present);
     for (p.c = lane * kV; p.c < a.C; p.c += lanes * kV) {
       Group<Op, T, kR, kV, kAlong> group;
       group.load(a, p, present, with_grad);
-      Result<Op, T, kR, kV, kAlong> result;
+      if (with_grad) {
 #pragma unroll
-      for (int v = 0; v < kV; ++v) {
-        result.weigh(group, v, z[0], present);
-        if (with_grad) {
+        for (int k = 0; k < kK; ++k) {
+          const Lanes<A, kV> slope = group.slope(k, present);
 #pragma unroll
-          for (int k = 0; k < kK; ++k) d[k] += has(present, k) ? group.factor(k, v) * group.other(k, v) : A(0);
+          for (int v = 0; v < kV; ++v) d[k].at[0] += slope.at[v];
         }
       }
-      result.store(a, p, present);
+      group.weigh_and_store(a, p, present, z);
     }
   }
   if (!with_grad) return;  // the same for all threads of the grid
 
   for (int distance = lanes / 2; distance > 0; distance /= 2) {
 #pragma unroll
-    for (int k = 0; k < kK; ++k) d[k] += __shfl_xor_sync(0xffffffffu, d[k], distance);
+    for (int k = 0; k < kK; ++k) d[k].at[0] += __shfl_xor_sync(0xffffffffu, d[k].at[0], distance);
   }
   if (!inside) return;  // no shuffle follows
   p.c = 0;
-  const T* map = at<T>(a.logits, p);
+  T logits[kK][1];
+  load_map<kK, 1, T>(logits, a, p);
 #pragma unroll
-  for (int k = 0; k < kK; ++k) z[0][k] = A(map[k * a.logits.k]);
-  normalize_vjp(z[0], d, a.normalization, present);
-  T* grad = at<T>(a.grad_logits, p);
-#pragma unroll
-  for (int k = 0; k < kK; ++k) {
-    if (lane == k % lanes) grad[k * a.grad_logits.k] = T(has(present, k) ? d[k] : A(0));
-  }
+  for (int k = 0; k < kK; ++k) z[k] = Lanes<A, 1>(logits[k]);
+  normalize_vjp(z, d, a.normalization, present);
+  if (lane == 0) store_map_gradient<kK, 1, T>(a, p, d, present);
 }
 
 }  // namespace pyindexnet::cuda

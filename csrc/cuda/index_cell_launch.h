@@ -9,13 +9,13 @@
 
 namespace pyindexnet::cuda {
 
-// Cells per thread. Along the row a cell row of x is one 16-byte access (24 bytes for ratio 3), so that neighbouring threads
-// touch neighbouring bytes; along the channels large cells take 8-byte accesses, which keeps registers for occupancy.
+// Cells per thread. Along the row, a row of the group's pixels is one 16-byte access (ratio 3: three smaller ones), so that
+// neighbouring threads touch neighbouring bytes; large cells come in small groups, which keeps registers for occupancy.
 template <class T, int kR, Along kAlong>
 constexpr int group_size() {
   if (kAlong == Along::any) return 1;
-  if (kAlong == Along::channel) return sizeof(T) == 4 && kR > 2 ? 2 : 4;
-  return (kR == 3 ? 8 : 16 / kR) / static_cast<int>(sizeof(T));
+  if (kAlong == Along::channel) return kR == 2 ? 4 : 2;
+  return kR == 3 ? 2 : 16 / kR / static_cast<int>(sizeof(T));
 }
 
 // Strides of dimensions with one element are never used.
@@ -36,7 +36,7 @@ bool fits(const CellArgs& a) {
   constexpr int kV = group_size<T, kR, kAlong>();
   constexpr bool kRow = kAlong == Along::row;
   constexpr int kLow = chunk_of<T>(kV), kHigh = kRow ? chunk_of<T>(kV * kR) : kLow;
-  if (kRow ? a.w % kV != 0 || a.W != a.w * kR : a.C % kV != 0) return false;
+  if (kRow ? a.w % kV != 0 || a.W != a.w * kR || a.H != a.h * kR : a.C % kV != 0) return false;
   const auto image_fits = [&](const Image& t, int64_t h, int64_t w, int64_t chunk) {
     if (!t.data) return true;
     const bool dense = kRow ? t.w == 1 || w == 1 : t.c == 1 || a.C == 1;
