@@ -14,125 +14,10 @@ cell are a tuple of K tiles, in registers. Sums are float32, float64 for float64
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from pyindexnet.reference.index_cell import memory_format
-
-
-class Image(NamedTuple):
-    """A strided (N, C, H, W) tensor; strides in elements."""
-
-    ptr: Any
-    sn: Any
-    sc: Any
-    sh: Any
-    sw: Any
-
-
-class IndexMap(NamedTuple):
-    """A strided (N, Ci, K, h, w) tensor of logits."""
-
-    ptr: Any
-    sn: Any
-    sc: Any
-    sk: Any
-    sh: Any
-    sw: Any
-
-
-# --- one cell: tuples of K tiles ------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _sigmoid(a, K: tl.constexpr):
-    s = ()
-    for k in tl.static_range(K):
-        s = s + (1.0 / (1.0 + tl.exp(-a[k])),)
-    return s
-
-
-@triton.jit
-def _softmax(a, inside, K: tl.constexpr, SHIFT: tl.constexpr):
-    """Over the positions inside the image. SHIFT by the maximum unless ``a`` is bounded (a sigmoid)."""
-    # The first position of a cell is always inside.
-    if SHIFT:
-        top = a[0]
-        for k in tl.static_range(1, K):
-            top = tl.maximum(top, tl.where(inside[k], a[k], top))
-    total = tl.exp(a[0] - top) if SHIFT else tl.exp(a[0])
-    p = (total,)
-    for k in tl.static_range(1, K):
-        e = tl.where(inside[k], tl.exp(a[k] - top) if SHIFT else tl.exp(a[k]), 0.0)
-        total += e
-        p = p + (e,)
-    scale = 1.0 / total
-    out = ()
-    for k in tl.static_range(K):
-        out = out + (p[k] * scale,)
-    return out
-
-
-@triton.jit
-def normalize(a, inside, HOW: tl.constexpr, K: tl.constexpr):
-    """(z, first): the normalised logits and, where there are two stages, the result of the first; else z again."""
-    if HOW == "none":
-        first = a
-        z = a
-    elif HOW == "sigmoid":
-        first = _sigmoid(a, K)
-        z = first
-    elif HOW == "softmax":
-        first = _softmax(a, inside, K, True)
-        z = first
-    elif HOW == "sigmoid_softmax":
-        first = _sigmoid(a, K)
-        z = _softmax(first, inside, K, False)
-    else:
-        tl.static_assert(HOW == "softmax_sigmoid")
-        first = _softmax(a, inside, K, True)
-        z = _sigmoid(first, K)
-    return z, first
-
-
-@triton.jit
-def _sigmoid_vjp(s, d, K: tl.constexpr):
-    out = ()
-    for k in tl.static_range(K):
-        out = out + (s[k] * (1.0 - s[k]) * d[k],)
-    return out
-
-
-@triton.jit
-def _softmax_vjp(p, d, K: tl.constexpr):
-    mean = p[0] * d[0]
-    for k in tl.static_range(1, K):
-        mean += p[k] * d[k]
-    out = ()
-    for k in tl.static_range(K):
-        out = out + (p[k] * (d[k] - mean),)
-    return out
-
-
-@triton.jit
-def normalize_vjp(z, first, d, HOW: tl.constexpr, K: tl.constexpr):
-    """J^T d from the results of :func:`normalize`."""
-    if HOW == "none":
-        out = d
-    elif HOW == "sigmoid":
-        out = _sigmoid_vjp(z, d, K)
-    elif HOW == "softmax":
-        out = _softmax_vjp(z, d, K)
-    elif HOW == "sigmoid_softmax":
-        out = _sigmoid_vjp(first, _softmax_vjp(z, d, K), K)
-    else:
-        out = _softmax_vjp(first, _sigmoid_vjp(z, d, K), K)
-    return out
-
+from .normalization import normalize, normalize_vjp
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 # Tiles are flat: c, i, j name the channel and the cell of each of LANES lanes. ``keep`` masks lanes whose channel and cell
@@ -338,7 +223,7 @@ def index_cell_kernel(
 ):
     """One program: BLOCK_P cells of one image, in BLOCK_C channels; under a holistic map, in ``span`` channels."""
     K: tl.constexpr = R * R
-    # Block numbers are below 2^31. Image numbers are 64 bits wide; all inside one image is INDEX (see _index_dtype).
+    # Block numbers are below 2^31; offsets of images are 64 bits wide, those inside an image INDEX (see index_cell_launch.py).
     pid = tl.program_id(0)
     if CHANNELS_LAST:
         channel_block = pid % channel_blocks
@@ -369,7 +254,7 @@ def index_cell_kernel(
 
     if HOLISTIC:
         d = ()
-        for k in tl.static_range(K):  # noqa: B007
+        for _ in tl.static_range(K):
             d = d + (tl.zeros((BLOCK_C * BLOCK_P,), dtype=ACC),)
         for start in range(0, span, BLOCK_C):
             keep_c = keep & (start + c < C)
@@ -401,135 +286,3 @@ def index_cell_kernel(
             step = tl.full((), k, INDEX) * grad_logits.sk
             grad = tl.where(inside[k], grads[k], 0.0).to(grad_logits.ptr.dtype.element_ty)
             tl.store(grad_ptr + step, grad, mask=keep)
-
-
-# --- launch ---------------------------------------------------------------------------------------------------------
-
-#: (lanes of a tile, warps) by ratio, for contiguous and for channels_last outputs. Contiguous: one cell per thread, so that a
-#: thread's positions of a row are one vector load and no tile changes its distribution over threads. Channels_last: four
-#: channels per thread are one vector load; fewer where K = 9 or 16 tiles would fill the registers.
-_TILES = {
-    False: {2: (256, 8), 3: (128, 4), 4: (128, 4)},
-    True: {2: (512, 4), 3: (256, 4), 4: (128, 4)},
-}
-#: Most channels of a channels_last tile: 128 bytes of float32.
-_MAX_BLOCK_C = 32
-#: Contiguous, holistic, gradient of the map: cells of a tile; its other lanes take other channels of the same cells.
-_SUM_BLOCK_P = 32
-#: Holistic, no gradient of the map: tiles of a program, which share one normalised map.
-_SHARED = 8
-
-
-def _tile(channels_last: bool, holistic: bool, sums: bool, ratio: int, channels: int, cells: int) -> tuple[int, int, int, int]:
-    """(channels of a program, BLOCK_C, BLOCK_P, warps); ``sums``: over the channels, for the gradient of a holistic map."""
-    lanes, warps = _TILES[channels_last][ratio]
-    if channels_last:
-        block_c = min(triton.next_power_of_2(channels), _MAX_BLOCK_C)
-        block_p = lanes // block_c
-    elif sums:
-        block_p = _SUM_BLOCK_P
-        block_c = min(triton.next_power_of_2(channels), lanes // block_p)
-    else:
-        block_c = 1
-        block_p = min(triton.next_power_of_2(cells), lanes)
-    warps = min(warps, max(1, block_c * block_p // 32))
-    if not holistic:
-        return block_c, block_c, block_p, warps
-    return channels if sums else min(channels, block_c * _SHARED), block_c, block_p, warps
-
-
-def _index_dtype(*tensors: Tensor | None) -> tl.dtype:
-    """Width of the offsets inside one image. The margin is for masked cells and channels beyond the last."""
-    for t in tensors:
-        if t is not None and sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) >= 2**30:
-            return tl.int64
-    return tl.int32
-
-
-def _image(t: Tensor | None) -> Image | None:
-    return None if t is None else Image(t, *t.stride())
-
-
-def _index_map(t: Tensor | None) -> IndexMap | None:
-    return None if t is None else IndexMap(t, *t.stride())
-
-
-def empty_image(x: Tensor, height: int, width: int) -> Tensor:
-    """An output of ``height x width`` in the memory format of ``x``."""
-    size = (x.shape[0], x.shape[1], height, width)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-
-
-def launch(
-    x: Tensor,
-    logits: Tensor,
-    ratio: int,
-    normalization: str,
-    size: tuple[int, int],
-    *,
-    factor_high: Tensor | None = None,
-    factor_low: Tensor | None = None,
-    other_high: Tensor | None = None,
-    other_low: Tensor | None = None,
-    out_high: Tensor | None = None,
-    out_low: Tensor | None = None,
-    grad_logits: Tensor | None = None,
-) -> None:
-    """One pass over the cells of ``logits``, see the top of this file; ``size`` is (H, W). Fills ``out_*``, ``grad_logits``."""
-    n, channels = x.shape[:2]
-    if n == 0:
-        return
-    h, w = logits.shape[3:]
-    channels_last = memory_format(x) == torch.channels_last
-    holistic = logits.shape[1] == 1
-    sums = holistic and grad_logits is not None
-    span, block_c, block_p, warps = _tile(channels_last, holistic, sums, ratio, channels, h * w)
-    cell_blocks, channel_blocks = triton.cdiv(h * w, block_p), triton.cdiv(channels, span)
-    images = (factor_high, factor_low, other_high, other_low, out_high, out_low)
-    with torch.cuda.device_of(x):
-        index_cell_kernel[(n * cell_blocks * channel_blocks,)](
-            *(_image(t) for t in images),
-            _index_map(logits),
-            _index_map(grad_logits),
-            channels,
-            *size,
-            w,
-            h * w,
-            cell_blocks,
-            channel_blocks,
-            span,
-            R=ratio,
-            HOW=normalization,
-            HOLISTIC=holistic,
-            CHANNELS_LAST=channels_last,
-            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
-            INDEX=_index_dtype(logits, grad_logits, *images),
-            BLOCK_C=block_c,
-            BLOCK_P=block_p,
-            num_warps=warps,
-        )
-
-
-def launch_backward(
-    x: Tensor,
-    logits: Tensor,
-    ratio: int,
-    normalization: str,
-    size: tuple[int, int],
-    need_x: bool,
-    need_logits: bool,
-    *,
-    x_is_high: bool,
-    **factors: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """(grad_x, grad_logits) from the gradients of the outputs, ``factors``; one that is not needed is empty."""
-    grad_x = empty_image(x, *x.shape[2:]) if need_x else None
-    grad_logits = torch.empty_like(logits) if need_logits else None
-    other = x if need_logits else None
-    if need_x or need_logits:
-        images = {"other_high": other, "out_high": grad_x} if x_is_high else {"other_low": other, "out_low": grad_x}
-        launch(x, logits, ratio, normalization, size, grad_logits=grad_logits, **images, **factors)
-    return (
-        x.new_empty(0) if grad_x is None else grad_x,
-        x.new_empty(0) if grad_logits is None else grad_logits,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .index_cell import empty_image, launch, launch_backward
+from .index_cell_launch import empty_image, launch, launch_backward
 
 
 def indexed_pool_skip(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> tuple[Tensor, Tensor]:

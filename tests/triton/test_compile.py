@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel compiles for the GPUs that we support, on a machine without one, and keeps its values in registers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from pyindexnet.kernels import indexed_pool, indexed_pool_skip, indexed_upsample
+
+from pyindexnet.ops import _common
+
+from . import aot
+
+pytestmark = pytest.mark.skipif(_common.TRITON_INTERPRETED, reason="the interpreter replaces the compiler")
+
+CAPABILITIES = (80, 90, 100)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Inputs of the indexed operators on the meta device."""
+
+    ratio: int = 2
+    how: str = "sigmoid_softmax"
+    holistic: bool = False
+    channels_last: bool = False
+    height: int = 224
+
+    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(x of the high resolution, x of the low resolution, logits)."""
+        size = -(-self.height // self.ratio)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        ci = 1 if self.holistic else 64
+        high = torch.empty(2, 64, self.height, self.height, dtype=dtype, device="meta").to(memory_format=layout)
+        low = torch.empty(2, 64, size, size, dtype=dtype, device="meta").to(memory_format=layout)
+        # Position-major, as a merged convolution gives them.
+        merged = torch.empty(2, self.ratio**2 * ci, size, size, dtype=dtype, device="meta").to(memory_format=layout)
+        return high, low, merged.unflatten(1, (-1, ci)).transpose(1, 2)
+
+    def __str__(self) -> str:
+        kind = "holistic" if self.holistic else "depthwise"
+        return f"r{self.ratio}-{self.height}-{self.how}-{kind}-{'channels_last' if self.channels_last else 'contiguous'}"
+
+
+def _pool(s: Indexed, dtype: torch.dtype) -> list[aot.Launch]:
+    x, low, logits = s.tensors(dtype)
+    back = aot.launches(indexed_pool.indexed_pool_backward, low, x, logits, s.ratio, s.how, True, True)
+    return aot.launches(indexed_pool.indexed_pool, x, logits, s.ratio, s.how) + back
+
+
+def _pool_skip(s: Indexed, dtype: torch.dtype) -> list[aot.Launch]:
+    x, low, logits = s.tensors(dtype)
+    back = aot.launches(indexed_pool_skip.indexed_pool_skip_backward, low, x, x, logits, s.ratio, s.how, True, True)
+    return aot.launches(indexed_pool_skip.indexed_pool_skip, x, logits, s.ratio, s.how) + back
+
+
+def _upsample(s: Indexed, dtype: torch.dtype) -> list[aot.Launch]:
+    high, x, logits = s.tensors(dtype)
+    back = aot.launches(indexed_upsample.indexed_upsample_backward, high, x, logits, s.ratio, s.how, True, True)
+    return aot.launches(indexed_upsample.indexed_upsample, x, logits, s.ratio, s.how, *high.shape[2:]) + back
+
+
+_LAYOUTS = [Indexed(holistic=a, channels_last=b) for a, b in itertools.product((False, True), repeat=2)]
+_OTHER_RATIOS = [Indexed(ratio=r, channels_last=b) for r in (3, 4) for b in (False, True)]
+_HOWS = [Indexed(how=how) for how in ("none", "sigmoid", "softmax", "softmax_sigmoid")]
+_ODD = [Indexed(height=223), Indexed(ratio=4, height=223, holistic=True)]
+
+#: (name, launches for a case and a dtype, cases for all targets, cases for one): a new kernel joins with a line.
+KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], list[Any], list[Any]], ...] = (
+    ("indexed_pool", _pool, _LAYOUTS, [*_OTHER_RATIOS, *_HOWS, *_ODD]),
+    ("indexed_pool_skip", _pool_skip, _LAYOUTS, _OTHER_RATIOS),
+    ("indexed_upsample", _upsample, _LAYOUTS, _OTHER_RATIOS),
+)
+
+
+def _cases() -> list[Any]:
+    cases = []
+    for name, launches, everywhere, once in KERNELS:
+        for case in everywhere:
+            for capability, dtype in itertools.product(CAPABILITIES, ("float32", "bfloat16")):
+                cases.append(pytest.param(launches, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}"))
+        for case in once:
+            cases.append(pytest.param(launches, case, "float32", 90, id=f"{name}-{case}-float32-sm_90"))
+        cases.append(pytest.param(launches, everywhere[0], "float64", 90, id=f"{name}-{everywhere[0]}-float64-sm_90"))
+    return cases
+
+
+@pytest.mark.parametrize(("launches", "case", "dtype", "capability"), _cases())
+def test_compiles_without_spills(
+    launches: Callable[[Any, torch.dtype], list[aot.Launch]],
+    case: Any,
+    dtype: str,
+    capability: int,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    found = launches(case, DTYPES[dtype])
+    assert len(found) == 2, "one launch forward, one backward"
+    for number, launch in enumerate(found):
+        compiled = aot.compile_launch(launch, capability)
+        assert f".target sm_{capability}" in compiled.asm["ptx"]
+        used = aot.resources(compiled)
+        record_property(f"registers {number}", used.registers)
+        print(f"launch {number}: {used}")  # shown by pytest -rP
+        assert used.local_bytes == 0, f"launch {number} spills: {used}"
