@@ -155,7 +155,7 @@ def matte(
         where = _console.select_device(device)
         with use_backend(backend):
             network = _load_model(model, _console.parse_options(option or []), weights)
-            network.to(where, memory_format=MEMORY_FORMAT)
+            network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
             predict = functools.partial(predict_alpha, network, align=align.value)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
