@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The subset of CUDA that the kernels use, on host threads: test builds compile the .cu sources with the host compiler.
 // A block's threads are real threads, so that barriers, shuffles and shared memory behave (and race) as on a GPU, and
-// sanitizers see them. Blocks run one after another. PYINDEXNET_EMULATE_NO_BARRIER takes every __syncthreads out.
+// sanitizers see them. Blocks run one after another.
 #pragma once
 #include <algorithm>
 #include <condition_variable>
@@ -14,6 +14,12 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "../common/host_device.h"
+
+// Forced inlining of what nvcc inlines makes sanitizer builds take minutes.
+#undef PYINDEXNET_HOST_DEVICE
+#define PYINDEXNET_HOST_DEVICE inline
 
 #define __global__
 #define __device__
@@ -102,7 +108,10 @@ class Pool {
       workers_.back().detach();
     }
     while (warps_.size() * kWarp < threads) warps_.push_back(std::make_unique<Warp>());
-    grid_ = grid, block_ = block, threads_ = threads, kernel_ = &kernel;
+    {
+      std::lock_guard lock(mutex_);  // workers that sat out the last block may still be looking
+      grid_ = grid, block_ = block, threads_ = threads, kernel_ = &kernel;
+    }
     for (unsigned z = 0; z < grid.z; ++z) {
       for (unsigned y = 0; y < grid.y; ++y) {
         for (unsigned x = 0; x < grid.x; ++x) run_block(dim3(x, y, z), shared_bytes);
@@ -197,9 +206,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
 #define PYINDEXNET_OP(name) name "_emulated"
 
 inline void __syncthreads() {
-#if !defined(PYINDEXNET_EMULATE_NO_BARRIER)
   pyindexnet::cuda::emulation::Pool::instance().barrier();
-#endif
 }
 
 template <class T>

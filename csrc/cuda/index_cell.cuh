@@ -3,9 +3,10 @@
 // A thread owns a group of kV cells, neighbours along the row (contiguous tensors) or along the channels (channels_last), so
 // that every access is one vector. Sums over the channels of a shared map are combined in a fixed order, without atomics.
 #pragma once
+#include "launch.h"  // before index_normalization.h, see emulation.h
+
 #include "../common/index_cell.h"
 #include "../common/index_normalization.h"
-#include "launch.h"
 #include "numeric.cuh"
 
 namespace pyindexnet::cuda {

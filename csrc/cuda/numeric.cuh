@@ -10,7 +10,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../common/host_device.h"
+#include "launch.h"
 
 namespace pyindexnet {
 

@@ -110,7 +110,7 @@ def _indexed_samples(low_first: bool, output_size: bool) -> tuple[Sample, ...]:
 def _indexed_terms(sample: Sample) -> dict[str, int]:
     k = sample.options["ratio"] ** 2
     channels, holistic = sample.shapes[0][1], sample.shapes[1][1] == 1
-    return {"y": k, "pooled": k, "skip": 1, "x": k, "logits": k + (channels if holistic else 0)}
+    return {"y": k, "pooled": k, "skip": k, "x": k, "logits": k + (channels if holistic else 0)}
 
 
 def _spoil(**changes: Any) -> Callable[[dict[str, Any]], Any]:
