@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +177,11 @@ def model_from_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) ->
     """
     state, metadata = _state_dict(source)
     if METADATA_KEY in metadata:
-        config = json.loads(metadata[METADATA_KEY])
-        model = create_model(config["name"], **config["options"])
+        try:
+            config = json.loads(metadata[METADATA_KEY])
+            model = create_model(config["name"], **config["options"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{_label(source)}: names a model that cannot be built: {error}") from error
         load_checkpoint(model, state)
         return model
     for name, infer in _PUBLISHED_OPTIONS.items():
@@ -209,14 +211,12 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: Ma
     if hasattr(model, "config"):
         metadata[METADATA_KEY] = json.dumps(model.config)
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _names(keys: KeyMap) -> set[str]:

@@ -242,6 +242,14 @@ def test_published_weights_tell_their_model(options: dict[str, Any]) -> None:
         assert torch.equal(model.eval()(x), source.eval()(x))
 
 
+@pytest.mark.parametrize("config", ["{", "[]", '{"name": "unknown", "options": {}}', '{"name": "indexnet_matting"}'])
+def test_saved_file_of_an_unknown_model(tmp_path: Path, config: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"pyindexnet": config})
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: names a model that cannot be built"):
+        model_from_checkpoint(path)
+
+
 def test_weights_that_do_not_tell_their_model() -> None:
     with pytest.raises(CheckpointError, match="state dict: does not tell which model it is of"):
         model_from_checkpoint(nn.Linear(2, 3).state_dict())
@@ -253,11 +261,12 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     save_checkpoint(model_of(1), path)
     before = path.read_bytes()
 
-    def fail(tensors: dict[str, Tensor], filename: str, metadata: dict[str, str]) -> None:
-        Path(filename).write_bytes(b"half a file")
+    def fail(self: Path, data: bytes) -> None:
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(model_of(2), path)
     assert path.read_bytes() == before

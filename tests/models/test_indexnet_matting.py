@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyindexnet.backends import use_backend
 from pyindexnet.models import IndexNetMatting, create_model, load_checkpoint
 from pyindexnet.models.checkpoints import KeyMap, published_key_map, split_columns
 from pyindexnet.models.indexnet_matting import (
@@ -360,3 +361,30 @@ def test_modelwise_network_is_one_module() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_model("indexnet_matting", **options)
+
+
+@pytest.mark.parametrize("index_network", ["m2o", "o2o_modelwise", "hin", "hmi"])
+def test_compiles_as_one_graph(index_network: str) -> None:
+    """Tracing only: the operators have their own tests under the default compiler."""
+    torch._dynamo.reset()
+    model = tiny(index_network=index_network)
+    x = torch.rand(1, 4, 32, 64)
+    with torch.no_grad():
+        got = torch.compile(model, fullgraph=True, backend="eager")(x)
+        assert torch.equal(got, model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(dtype: torch.dtype) -> None:
+    """At most twice the error of the reference operators under the same autocast, and its rounding."""
+    model = tiny()
+    x = torch.rand(1, 4, 64, 64)
+    with torch.no_grad():
+        gold = copy.deepcopy(model).double()(x.double())
+        with torch.autocast("cpu", dtype=dtype):
+            got = model(x)
+            with use_backend("reference"):
+                reference = model(x)
+    assert got.dtype == reference.dtype == dtype
+    floor = torch.finfo(dtype).eps * gold.abs().max()
+    assert (got - gold).abs().max() <= 2 * (reference - gold).abs().max() + floor
