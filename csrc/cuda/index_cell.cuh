@@ -27,8 +27,8 @@ enum class Along { row, channel, any };
 // How a linear group index falls apart, innermost axis first; the outermost is N.
 struct Grid {
   Divider inner, middle, outer;
-  int64_t total = 0;            // groups
-  int64_t chunk = 1;            // channels per thread, for maps that channels share
+  int64_t total = 0;             // groups
+  int64_t chunk = 1;             // channels per thread, for maps that channels share
   bool channels_inside = false;  // innermost axis of Along::any: channels, else columns
 };
 
@@ -198,7 +198,8 @@ __device__ inline void store_map_gradient(
   }
 }
 
-// --- kernels ------------------------------------------------------------------------------------------------------------------
+// --- kernels
+// ------------------------------------------------------------------------------------------------------------------
 
 // One thread per group of cells of one channel (kV channels along channels); forward and backward of maps per channel.
 template <class Op, class T, int kR, int kV, Along kAlong>
@@ -233,8 +234,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_kernel(const CellArgs a, c
 
 // z of a group's cells under a map that all channels share.
 template <int kK, int kZ, class T>
-__device__ inline void shared_weights(
-    Lanes<Accumulator<T>, kZ> (&z)[kK], const CellArgs& a, const Place& p, unsigned present) {
+__device__ inline void shared_weights(Lanes<Accumulator<T>, kZ> (&z)[kK], const CellArgs& a, const Place& p, unsigned present) {
   T logits[kK][kZ];
   load_map<kK, kZ, T>(logits, a, p);
 #pragma unroll

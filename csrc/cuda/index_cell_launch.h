@@ -95,8 +95,7 @@ void run_holistic_backward_rows(const CellArgs& a) {
   const Grid grid = make_grid(a, false, a.w / kV, 1);
   const unsigned slices = static_cast<unsigned>(std::min<int64_t>(kSlices, a.C));
   const size_t shared = a.grad_logits.data ? sizeof(Accumulator<T>) * kR * kR * kV * slices * 32 : 0;
-  launch(
-      holistic_backward_rows_kernel<Op, T, kR, kV, kAlong>, blocks_for(grid.total, 32), dim3(32, slices), shared,
+  launch(holistic_backward_rows_kernel<Op, T, kR, kV, kAlong>, blocks_for(grid.total, 32), dim3(32, slices), shared,
       current_stream(), a, grid);
 }
 
@@ -106,9 +105,8 @@ void run_holistic_backward_channels(const CellArgs& a) {
   const Grid grid = make_grid(a, true, 1, a.C);
   int lanes = 1;
   while (lanes < 32 && lanes * kV < a.C) lanes *= 2;
-  launch(
-      holistic_backward_channels_kernel<Op, T, kR, kV, Along::channel>, blocks_for(grid.total, kThreads / lanes), kThreads, 0,
-      current_stream(), a, grid, lanes);
+  launch(holistic_backward_channels_kernel<Op, T, kR, kV, Along::channel>, blocks_for(grid.total, kThreads / lanes), kThreads,
+      0, current_stream(), a, grid, lanes);
 }
 
 template <class Op, class T, int kR>

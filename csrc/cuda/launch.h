@@ -33,8 +33,8 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 
 namespace pyindexnet::cuda {
 
-inline constexpr int kThreads = 256;  // per block
-inline constexpr int kSlices = 8;     // warps of a block that share a sum over channels
+inline constexpr int kThreads = 256;                // per block
+inline constexpr int kSlices = 8;                   // warps of a block that share a sum over channels
 inline constexpr int64_t kFill = int64_t{1} << 19;  // threads that keep any current GPU busy (132 SMs hold 2^18)
 
 inline void check(cudaError_t status, const char* what) {
@@ -53,9 +53,8 @@ inline cudaStream_t current_stream() {
 }
 
 template <class... Parameters, class... Args>
-void launch(
-    void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Args&&... args) {
-  kernel<<<grid, block, shared_bytes, stream>>>(std::forward<Args>(args)...);
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Args&&... args) {
+  kernel<<<grid, block, shared_bytes, stream> > >(std::forward<Args>(args)...);
   check(cudaGetLastError(), "kernel launch");
 }
 

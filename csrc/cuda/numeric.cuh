@@ -43,7 +43,7 @@ PYINDEXNET_HOST_DEVICE float inverse(float a) {
 // argument is clamped so that the result is a normal number.
 PYINDEXNET_HOST_DEVICE double exponential(double a) {
   constexpr double kInverseFactorial[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-                                          1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1.0, 1.0};
+      1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the rounded integer in the low bits
   a = a > 708.0 ? 708.0 : a;
   a = a < -708.0 ? -708.0 : a;
@@ -110,7 +110,8 @@ PYINDEXNET_HOST_DEVICE void store_chunk(void* to, const Chunk& chunk) {
     memcpy(word, &chunk, sizeof(Chunk));
     const size_t address = __cvta_generic_to_global(to);
     if constexpr (sizeof(Chunk) == 16) {
-      asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]));
+      asm volatile(
+          "st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]));
     } else if constexpr (sizeof(Chunk) == 8) {
       asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(address), "r"(word[0]), "r"(word[1]));
     } else {
@@ -165,11 +166,11 @@ struct Lanes {
 };
 
 // kN results of an expression in v.
-#define PYINDEXNET_LANES(...)                       \
-  Lanes<A, kN> out;                                 \
+#define PYINDEXNET_LANES(...)                      \
+  Lanes<A, kN> out;                                \
   _Pragma("unroll") for (int v = 0; v < kN; ++v) { \
-    out.at[v] = __VA_ARGS__;                        \
-  }                                                 \
+    out.at[v] = __VA_ARGS__;                       \
+  }                                                \
   return out
 
 template <class A, int kN>
