@@ -14,7 +14,6 @@ as in ``deeplabv3plus_matting``.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map
@@ -41,13 +40,15 @@ class ChainedResidualPooling(nn.Module):
 
     def __init__(self, channels: int, *, blocks: int = POOLINGS) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(ConvBNAct(channels, channels, 1) for _ in range(blocks))
+        self.links = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(5, stride=1, padding=2), ConvBNAct(channels, channels, 1)) for _ in range(blocks)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        link = x
-        for conv in self.convs:
-            link = conv(F.max_pool2d(link, 5, stride=1, padding=2))
-            x = x + link
+        y = x
+        for link in self.links:
+            y = link(y)
+            x = x + y
         return x
 
 
@@ -118,7 +119,7 @@ def published_keys(model: RefineNetMatting) -> KeyMap:
         for j, stage in enumerate(stages):
             keys |= conv_unit_keys(f"dconv{stage}", f"{level}.inputs.{j}")
         for j in range(POOLINGS):
-            keys |= conv_unit_keys(f"dconv_crp{number}.0.{j + 1}_outvar_dimred", f"{level}.pooling.convs.{j}")
+            keys |= conv_unit_keys(f"dconv_crp{number}.0.{j + 1}_outvar_dimred", f"{level}.pooling.links.{j}.1")
         if number > 1:
             keys |= conv_unit_keys(f"dconv_adapt{number}", f"{level}.output")
     return keys | conv_unit_keys("pred.0", "head.reduce") | {"head.predict.weight": "pred.1.weight"}
