@@ -54,8 +54,9 @@ inline cudaStream_t current_stream() {
 
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, Args&&... args) {
-  kernel<<<grid, block, shared_bytes, stream> > >(std::forward<Args>(args)...);
-  check(cudaGetLastError(), "kernel launch");
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), "kernel launch");
 }
 
 }  // namespace pyindexnet::cuda
