@@ -39,12 +39,12 @@ from pyindexnet.nn.index_networks import (
     HolisticMaxIndex,
 )
 from pyindexnet.nn.resampling import BilinearUpsampling, Guide, IndexedResampling, MaxUnpooling, Resampling
+from pyindexnet.reference import NORMALIZATIONS
 
 INDEX_NETWORKS = ("hin", *DEPTHWISE_FAMILIES, "max", "hmi", "bilinear")
 DECODERS = ("unet", "skip", "none")
 DECODER_CONVS = ("std", "depsep")
-NORMALIZATIONS = ("none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid")
-# of the three atrous branches, for each output stride
+# of the three atrous branches, for each output stride; 8 as DeepLab has it, the published models use 32 and 16
 ASPP_DILATIONS = {32: (2, 4, 8), 16: (6, 12, 18), 8: (12, 24, 36)}
 PUBLISHED_WIDTHS = (1.0, 1.4)
 

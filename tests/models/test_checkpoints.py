@@ -21,6 +21,8 @@ from pyindexnet.models import (
     save_checkpoint,
 )
 from pyindexnet.models.checkpoints import published_key_map, split_columns
+from tests.golden import load_case
+from tests.shared_data import shared_path
 
 TINY = {"width": 0.25, "decoder_kernel_size": 3, "index_width": 1}
 
@@ -248,6 +250,18 @@ def test_saved_file_of_an_unknown_model(tmp_path: Path, config: str) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"pyindexnet": config})
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: names a model that cannot be built"):
         model_from_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["indexnet_m2o_nonlinear_context_os32", "indexnet_hin_nonlinear_context_os32", "unet_maxunpool_os32_aspp"]
+)
+def test_published_file(name: str) -> None:
+    """A whole published checkpoint: the model is recognised, and computes what the published one does."""
+    case = load_case("indexnet_full", name)
+    model = model_from_checkpoint(shared_path("golden", "indexnet_full", f"{name}.weights.safetensors")).eval()
+    with torch.no_grad():
+        error = (model(case.tensor("input_a")) - case.tensor("output_a")).abs().max()
+    assert error <= case.tolerance("a")
 
 
 def test_weights_that_do_not_tell_their_model() -> None:
