@@ -19,11 +19,13 @@ check this.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.models.checkpoints import KeyMap, register_key_map
+from pyindexnet.models.checkpoints import KeyMap, register_key_map, register_published_options
 from pyindexnet.models.registry import register_model
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.conv import ConvBNAct, init_weights
@@ -105,3 +107,12 @@ def published_keys(model: DeepMatting) -> KeyMap:
     names = {"context.0": "conv6", "context.2": "dconv6", "head": "alpha_pred"}
     names |= {f"decoder.{i}": f"dconv{5 - i}" for i in range(5)}
     return keys | {f"{ours}.{leaf}": f"{name}.{leaf}" for ours, name in names.items() for leaf in ("weight", "bias")}
+
+
+@register_published_options("deep_matting")
+def published_options(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Options of the published model whose state dict this is; None if it is another model's.
+
+    How its decoder upsamples leaves no trace in the weights; the published one unpools.
+    """
+    return {} if "conv6.weight" in state else None

@@ -14,10 +14,13 @@ Every resize is bilinear with aligned corners. The published network insists on 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map
+from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map, register_published_options
 from pyindexnet.models.indexnet_matting import ASPP_DILATIONS, Head, aspp_key_map
 from pyindexnet.models.mobilenetv2 import MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
@@ -68,3 +71,12 @@ def published_keys(model: DeepLabV3PlusMatting) -> KeyMap:
     for i in range(len(model.decoder)):
         keys |= conv_unit_keys(f"decoder.last_dconv.{i}", f"decoder.{i}")
     return keys | conv_unit_keys("pred", "head.reduce") | {"head.predict.weight": "pred.3.weight"}
+
+
+@register_published_options("deeplabv3plus_matting")
+def published_options(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Options of the published model whose state dict this is; None if it is another model's.
+
+    The output stride leaves no trace in the weights: 16, that of B1, is assumed.
+    """
+    return {} if "decoder.first_dconv.0.weight" in state else None

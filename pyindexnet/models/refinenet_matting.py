@@ -14,9 +14,12 @@ as in ``deeplabv3plus_matting``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map
+from pyindexnet.models.checkpoints import KeyMap, conv_unit_keys, register_key_map, register_published_options
 from pyindexnet.models.indexnet_matting import Head
 from pyindexnet.models.mobilenetv2 import MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
@@ -123,3 +126,12 @@ def published_keys(model: RefineNetMatting) -> KeyMap:
         if number > 1:
             keys |= conv_unit_keys(f"dconv_adapt{number}", f"{level}.output")
     return keys | conv_unit_keys("pred.0", "head.reduce") | {"head.predict.weight": "pred.1.weight"}
+
+
+@register_published_options("refinenet_matting")
+def published_options(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Options of the published model whose state dict this is; None if it is another model's.
+
+    The output stride leaves no trace in the weights: 32, that of B2, is assumed.
+    """
+    return {} if "dconv_crp4.0.1_outvar_dimred.0.weight" in state else None
