@@ -32,7 +32,7 @@ from pyindexnet.models.registry import create_model
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork
 
 DEFINITIONS = {
-    "paper": "multiply-adds of convolutions / 2^30",
+    "paper": "multiply-adds of convolutions / 2^30, an index network shared by all channels counted for one channel",
     "multiply_adds": "multiply-adds / 10^9",
     "flops": "2 per multiply-add / 10^9",
 }
