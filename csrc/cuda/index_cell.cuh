@@ -203,7 +203,7 @@ __device__ inline void store_map_gradient(
 
 // One thread per group of cells of one channel (kV channels along channels); forward and backward of maps per channel.
 template <class Op, class T, int kR, int kV, Along kAlong>
-__global__ void __launch_bounds__(kThreads) depthwise_kernel(const CellArgs a, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, 1) depthwise_kernel(const CellArgs a, const Grid grid) {
   constexpr int kK = kR * kR;
   using V = Lanes<Accumulator<T>, kV>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -244,7 +244,7 @@ __device__ inline void shared_weights(Lanes<Accumulator<T>, kZ> (&z)[kK], const 
 
 // One thread per group and chunk of channels; forward of shared maps.
 template <class Op, class T, int kR, int kV, Along kAlong>
-__global__ void __launch_bounds__(kThreads) holistic_kernel(const CellArgs a, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, 1) holistic_kernel(const CellArgs a, const Grid grid) {
   constexpr int kK = kR * kR, kZ = kAlong == Along::row ? kV : 1;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= grid.total) return;  // no barrier follows
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(kThreads) holistic_kernel(const CellArgs a, co
 // Backward of shared maps, cells along the row. A block owns 32 groups; warp s sums the channels s, s + slices, ... of each,
 // the partial sums meet in shared memory, then one thread per cell applies J^T. Dynamic shared memory: K * kV * slices * 32.
 template <class Op, class T, int kR, int kV, Along kAlong>
-__global__ void __launch_bounds__(kThreads) holistic_backward_rows_kernel(const CellArgs a, const Grid grid) {
+__global__ void __launch_bounds__(kThreads, 1) holistic_backward_rows_kernel(const CellArgs a, const Grid grid) {
   constexpr int kK = kR * kR, kLanes = 32;
   using A = Accumulator<T>;
   using V = Lanes<A, kV>;
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(kThreads) holistic_backward_rows_kernel(const 
 // Backward of shared maps, cells along the channels. `lanes` neighbouring threads (a power of two, within a warp) own a cell
 // and share its channels; their sums meet in shuffles.
 template <class Op, class T, int kR, int kV, Along kAlong>
-__global__ void __launch_bounds__(kThreads) holistic_backward_channels_kernel(const CellArgs a, const Grid grid, int lanes) {
+__global__ void __launch_bounds__(kThreads, 1) holistic_backward_channels_kernel(const CellArgs a, const Grid grid, int lanes) {
   constexpr int kK = kR * kR;
   using A = Accumulator<T>;
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
