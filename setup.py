@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.resolve()
 # The oldest torch whose stable ABI the binary uses; it then runs on every later one.
 TORCH_TARGET = "0x020b000000000000"
 ISA_FLAGS = {
-    "generic": "",
+    "generic": "-O2",  # for machines without AVX2: correct, and quick to compile
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
 }

@@ -11,8 +11,8 @@ namespace pyindexnet {
 
 inline namespace PYINDEXNET_ISA {
 
-// The normalisations are called, not inlined: all operators and dtypes of a translation unit share one copy per K, which
-// keeps its size and compile time down by an order of magnitude. The K vectors travel through L1.
+// Except on the fast path of ratio 2 the normalisations are called, not inlined: all operators and dtypes of a translation
+// unit share one copy per K, which keeps its size and compile time down severalfold. The K vectors travel through L1.
 template <int K, class V>
 __attribute__((noinline)) void normalize_call(V (&a)[K], Normalization how, unsigned present) {
   normalize(a, how, present);
@@ -22,7 +22,7 @@ __attribute__((noinline)) void normalize_vjp_call(V (&a)[K], V (&d)[K], Normaliz
   normalize_vjp(a, d, how, present);
 }
 
-template <class T, int R, CellOp Op, bool kPlanar>
+template <class T, int R, CellOp Op>
 class CellKernel {
   using A = typename Accumulate<T>::type;
   using V = Vec<A>;
@@ -32,31 +32,33 @@ class CellKernel {
   static constexpr int64_t kTileCells = 1024;
 
   const CellArgs& a_;
-  const bool unit_strides_;
+  const bool planar_, unit_strides_;
 
   // Lanes of one chunk in one tensor: position k = (dy, dx) of lane l is p[dy * y + dx * x + l * lane].
   struct Lanes {
     T* p;
     int64_t y, x, lane;
   };
-  // Fast: a full vector of full cells in unit strides. Slow: anything else; never inlined, so that there is one copy.
+  // Fast: a full vector of full cells in unit strides; its lanes are cells of a row (planar) or channels of a cell.
+  template <bool kPlanar>
   struct Fast {
-    static constexpr bool fast = true;
+    static constexpr bool fast = true, planar = kPlanar;
     static constexpr int count = L;
     static constexpr unsigned present = kAll;
   };
+  // Anything else. Never inlined, so that there is one copy for all layouts.
   struct Slow {
-    static constexpr bool fast = false;
+    static constexpr bool fast = false, planar = false;
     int count;
     unsigned present;
   };
 
  public:
-  explicit CellKernel(const CellArgs& a) : a_(a), unit_strides_(unit_strides()) {}
+  explicit CellKernel(const CellArgs& a) : a_(a), planar_(!a.channels_last), unit_strides_(unit_strides()) {}
 
   void run(CellRange range) {
     for (int64_t item = range.begin; item < range.end; ++item) {
-      if constexpr (!kPlanar) {
+      if (!planar_) {
         const int64_t n = item / a_.h, i = item % a_.h;
         a_.holistic ? holistic_row_channels_last(n, i) : depthwise_row_channels_last(n, i);
       } else if (a_.holistic) {
@@ -65,7 +67,7 @@ class CellKernel {
         holistic_tile(item / tiles, first, first + range.tile_rows < a_.h ? first + range.tile_rows : a_.h);
       } else {
         const int64_t n = item / (a_.C * a_.h), c = item / a_.h % a_.C, i = item % a_.h;
-        row_chunks(i, 0, a_.w, [&](int64_t j, auto chunk) { depthwise_chunk(n, c, i, j, chunk); });
+        row_chunks(i, 0, a_.w, [&](int64_t j, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
       }
     }
   }
@@ -75,14 +77,14 @@ class CellKernel {
     const Image* high[] = {&a_.factor_high, &a_.other_high, &a_.out_high};
     const Image* low[] = {&a_.factor_low, &a_.other_low, &a_.out_low};
     for (const Image* t : high) {
-      if (t->data && (kPlanar ? t->w : t->c) != 1) return false;
+      if (t->data && (planar_ ? t->w : t->c) != 1) return false;
     }
     for (const Image* t : low) {
-      if (t->data && (kPlanar ? t->w : t->c) != 1) return false;
+      if (t->data && (planar_ ? t->w : t->c) != 1) return false;
     }
     if (a_.holistic) return true;
-    if ((kPlanar ? a_.logits.w : a_.logits.c) != 1) return false;
-    return !a_.grad_logits.data || (kPlanar ? a_.grad_logits.w : a_.grad_logits.c) == 1;
+    if ((planar_ ? a_.logits.w : a_.logits.c) != 1) return false;
+    return !a_.grad_logits.data || (planar_ ? a_.grad_logits.w : a_.grad_logits.c) == 1;
   }
 
   unsigned present(int64_t i, int64_t j) const {
@@ -102,7 +104,7 @@ class CellKernel {
     const unsigned mask = a_.W >= R ? present(i, 0) : 0;  // of a cell that only the bottom border cuts
     int64_t j = from;
     if (unit_strides_ && mask == kAll) {
-      for (; j + L <= whole; j += L) f(j, Fast{});
+      for (; j + L <= whole; j += L) f(j, Fast<true>{});
     }
     while (j < to) {
       const int64_t left = whole - j;
@@ -115,7 +117,7 @@ class CellKernel {
   PYINDEXNET_INLINE void channel_chunks(unsigned present, F f) const {
     int64_t c = 0;
     if (unit_strides_ && present == kAll) {
-      for (; c + L <= a_.C; c += L) f(c, Fast{});
+      for (; c + L <= a_.C; c += L) f(c, Fast<false>{});
     }
     for (; c < a_.C; c += L) f(c, Slow{static_cast<int>(a_.C - c < L ? a_.C - c : L), present});
   }
@@ -124,10 +126,10 @@ class CellKernel {
 
   static T* data(const Image& t) { return static_cast<T*>(t.data); }
   PYINDEXNET_INLINE Lanes high(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) const {
-    return {data(t) + n * t.n + c * t.c + i * R * t.h + j * R * t.w, t.h, t.w, kPlanar ? R * t.w : t.c};
+    return {data(t) + n * t.n + c * t.c + i * R * t.h + j * R * t.w, t.h, t.w, planar_ ? R * t.w : t.c};
   }
   PYINDEXNET_INLINE Lanes low(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) const {
-    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, kPlanar ? t.w : t.c};
+    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, planar_ ? t.w : t.c};
   }
   // along_w: lanes are cells of a row (always so for holistic maps), else channels.
   PYINDEXNET_INLINE Lanes map(const IndexMap& t, int64_t n, int64_t c, int64_t i, int64_t j, bool along_w) const {
@@ -136,7 +138,7 @@ class CellKernel {
 
   template <class Chunk>
   PYINDEXNET_INLINE void load_high(Lanes t, Chunk chunk, V (&out)[K]) const {
-    if constexpr (Chunk::fast && kPlanar) {
+    if constexpr (Chunk::planar) {
       for (int dy = 0; dy < R; ++dy) {
         V in[R];
         for (int v = 0; v < R; ++v) in[v] = load(t.p + dy * t.y + v * L);
@@ -148,7 +150,7 @@ class CellKernel {
   }
   template <class Chunk>
   PYINDEXNET_INLINE void store_high(Lanes t, Chunk chunk, const V (&in)[K]) const {
-    if constexpr (Chunk::fast && kPlanar) {
+    if constexpr (Chunk::planar) {
       for (int dy = 0; dy < R; ++dy) {
         V out[R];
         interleave<R>(in + dy * R, out);
@@ -248,31 +250,40 @@ class CellKernel {
   __attribute__((noinline)) void depthwise_chunk(int64_t n, int64_t c, int64_t i, int64_t j, Slow chunk) const {
     depthwise_cells(n, c, i, j, chunk);
   }
-  PYINDEXNET_INLINE void depthwise_chunk(int64_t n, int64_t c, int64_t i, int64_t j, Fast chunk) const {
+  template <bool kPlanar>
+  PYINDEXNET_INLINE void depthwise_chunk(int64_t n, int64_t c, int64_t i, int64_t j, Fast<kPlanar> chunk) const {
     depthwise_cells(n, c, i, j, chunk);
   }
   template <class Chunk>
   PYINDEXNET_INLINE void depthwise_cells(int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk) const {
     V z[K], t[K];
-    load_positions(map(a_.logits, n, c, i, j, kPlanar), chunk, z);
+    load_positions(map(a_.logits, n, c, i, j, planar_), chunk, z);
     load_factor(n, c, i, j, chunk, t);
     bool done = false;
     if constexpr (Op.backward()) {
       if (a_.grad_logits.data) {
         V d[K];
         load_product(n, c, i, j, chunk, t, d);
-        normalize_vjp_call(z, d, a_.normalization, chunk.present);
-        store_grad_logits(map(a_.grad_logits, n, c, i, j, kPlanar), chunk, d);
+        if constexpr (Chunk::fast && R == 2) {
+          normalize_vjp(z, d, a_.normalization, kAll);
+        } else {
+          normalize_vjp_call(z, d, a_.normalization, chunk.present);
+        }
+        store_grad_logits(map(a_.grad_logits, n, c, i, j, planar_), chunk, d);
         done = true;
       }
     }
-    if (!done) normalize_call(z, a_.normalization, chunk.present);
+    if constexpr (Chunk::fast && R == 2) {
+      if (!done) normalize(z, a_.normalization, kAll);
+    } else {
+      if (!done) normalize_call(z, a_.normalization, chunk.present);
+    }
     store_outputs(n, c, i, j, chunk, z, t);
   }
 
   void depthwise_row_channels_last(int64_t n, int64_t i) const {
     for (int64_t j = 0; j < a_.w; ++j) {
-      channel_chunks(present(i, j), [&](int64_t c, auto chunk) { depthwise_chunk(n, c, i, j, chunk); });
+      channel_chunks(present(i, j), [&](int64_t c, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
     }
   }
 
@@ -311,8 +322,9 @@ class CellKernel {
       int64_t n, int64_t c, int64_t i, int64_t j, Slow chunk, const V (&z)[K], V (*sums)[K]) const {
     weighted_cells(n, c, i, j, chunk, z, sums);
   }
+  template <bool kPlanar>
   PYINDEXNET_INLINE void weighted_chunk(
-      int64_t n, int64_t c, int64_t i, int64_t j, Fast chunk, const V (&z)[K], V (*sums)[K]) const {
+      int64_t n, int64_t c, int64_t i, int64_t j, Fast<kPlanar> chunk, const V (&z)[K], V (*sums)[K]) const {
     weighted_cells(n, c, i, j, chunk, z, sums);
   }
 
@@ -410,14 +422,13 @@ class CellKernel {
 
 template <class T, CellOp Op>
 void run_ratio(const CellArgs& a, CellRange range) {
-  const auto run = [&](auto kernel) { kernel.run(range); };
   switch (a.ratio) {
     case 2:
-      return a.channels_last ? run(CellKernel<T, 2, Op, false>(a)) : run(CellKernel<T, 2, Op, true>(a));
+      return CellKernel<T, 2, Op>(a).run(range);
     case 3:
-      return a.channels_last ? run(CellKernel<T, 3, Op, false>(a)) : run(CellKernel<T, 3, Op, true>(a));
+      return CellKernel<T, 3, Op>(a).run(range);
     default:
-      return a.channels_last ? run(CellKernel<T, 4, Op, false>(a)) : run(CellKernel<T, 4, Op, true>(a));
+      return CellKernel<T, 4, Op>(a).run(range);
   }
 }
 

@@ -85,24 +85,37 @@ PYINDEXNET_INLINE VecF reciprocal(VecF a) {
 }
 PYINDEXNET_INLINE VecD reciprocal(VecD a) { return 1.0 / a.v; }
 
-// exp, relative error below 2 ulp. The argument is clamped so that the result is normal and its reciprocal finite.
-PYINDEXNET_INLINE VecF exp_of(VecF a) {
-  constexpr float kMax = 87.0f, kMin = -87.0f, kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
-  VecF::Native x = a.v > kMax ? VecF(kMax).v : a.v;
-  x = x < kMin ? VecF(kMin).v : x;
-  const VecF::Native shifted = x * kLog2e + kRound;
-  const VecF::Native n = shifted - kRound;
-  const VecF::Native r = (x - n * kLn2High) - n * kLn2Low;
-  VecF::Native p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const BitsF scale = (bits_of(shifted) << 23) + (127 << 23);
-  return p * from_bits(scale).v;
+// A NaN in `a` survives: x86's instructions return their second operand then, and so do the comparisons.
+PYINDEXNET_INLINE VecF clamp(VecF a, float low, float high) {
+#if defined(__AVX512F__)
+  return VecF::Native(_mm512_max_ps(VecF(low).v, _mm512_min_ps(VecF(high).v, a.v)));
+#elif defined(__AVX__)
+  return VecF::Native(_mm256_max_ps(VecF(low).v, _mm256_min_ps(VecF(high).v, a.v)));
+#else
+  const VecF::Native x = a.v > high ? VecF(high).v : a.v;
+  return x < low ? VecF(low).v : x;
+#endif
 }
+
+// 2^t: minimax polynomial of degree 5 on [-1/2, 1/2] (6e-8), times a power of two that is added to the exponent. Clamped so
+// that the result is normal and its reciprocal finite.
+PYINDEXNET_INLINE VecF exp2_of(VecF t) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+  const VecF::Native x = clamp(t, -125.0f, 125.0f).v;
+  const VecF::Native shifted = x + kRound;
+  const VecF::Native r = x - (shifted - kRound);
+  VecF::Native p = r * 0.001327647273f + 0.009675541326f;
+  p = p * r + 0.05550713271f;
+  p = p * r + 0.2402211972f;
+  p = p * r + 0.6931469671f;
+  p = p * r + 1.000000072f;
+  return from_bits(bits_of(p) + (bits_of(shifted) << 23));
+}
+// The rounding of a * log2(e) makes a relative error of |a| * 2^-24, which sigmoid and softmax damp by exp(-|a|).
+inline constexpr float kLog2e = 1.44269504f;
+PYINDEXNET_INLINE VecF exp_of(VecF a) { return exp2_of(a.v * kLog2e); }
+// Preferred to the template of csrc/common/index_normalization.h: the sign goes into the constant.
+PYINDEXNET_INLINE VecF sigmoid(VecF a) { return reciprocal(1.0f + exp2_of(a.v * -kLog2e).v); }
 
 PYINDEXNET_INLINE VecD exp_of(VecD a) {
   VecD out;
@@ -110,15 +123,14 @@ PYINDEXNET_INLINE VecD exp_of(VecD a) {
   return out;
 }
 
-// exp on [0, 1] without range reduction: minimax polynomial of degree 6 about 1/2.
+// exp on [0, 1] without range reduction: minimax polynomial of degree 6 (2.4e-8).
 PYINDEXNET_INLINE VecF exp_unit(VecF a) {
-  const VecF::Native r = a.v - 0.5f;
-  VecF::Native p = r * 2.272064816e-3f + 1.388086888e-2f;
-  p = p * r + 6.870780356e-2f;
-  p = p * r + 2.747695774e-1f;
-  p = p * r + 8.243594693e-1f;
-  p = p * r + 1.648721790f;
-  return p * r + 1.648721288f;
+  VecF::Native p = a.v * 0.002272064832f + 0.007064674393f;
+  p = p * a.v + 0.04252587446f;
+  p = p * a.v + 0.1663759805f;
+  p = p * a.v + 0.5000457832f;
+  p = p * a.v + 0.9999973617f;
+  return p * a.v + 1.000000024f;
 }
 PYINDEXNET_INLINE VecD exp_unit(VecD a) { return exp_of(a); }
 
