@@ -70,6 +70,14 @@ def table_console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
+def progress(rows: Iterable[Any], what: str) -> Iterator[Any]:
+    """Pass rows through, with a counter on standard error while they come."""
+    with Console(stderr=True).status(what) as status:
+        for number, row in enumerate(rows, 1):
+            status.update(f"{what}: {number}")
+            yield row
+
+
 def print_warnings(texts: Iterable[str]) -> None:
     """One line each on standard error."""
     for text in texts:

@@ -52,7 +52,9 @@ def _pick(name: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list
 def _devices(backend: str, wanted: Sequence[str] | None) -> list[str]:
     """Devices that ``backend`` runs on here. A device that was asked for by name stays, so that its reason is seen."""
     native = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cpu",) if TRITON_INTERPRETED else ("cuda",)}
-    return [d for d in native.get(backend, ("cpu", "cuda")) if (d in wanted if wanted else d == "cpu" or torch.cuda.is_available())]
+    return [
+        d for d in native.get(backend, ("cpu", "cuda")) if (d in wanted if wanted else d == "cpu" or torch.cuda.is_available())
+    ]
 
 
 def run_checks(

@@ -207,6 +207,68 @@ def complexity(
             console.print(f"{row.name}: {row.note}", markup=False)
 
 
+@app.command()
+def doctor() -> None:
+    """Tell what runs on this machine, what does not, and why."""
+    from rich.table import Table
+
+    with _console.input_errors():
+        from pyindexnet.doctor import facts, statuses
+
+        rows = statuses()
+    console = _console.table_console()
+    for name, value in facts():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    table = Table(title="Operators")
+    for header in ("operator", "device", "runs on", "why not the others"):
+        table.add_column(header)
+    for row in rows:
+        reasons = "\n".join(f"{backend}: {reason}" for backend, reason in row.reasons.items())
+        table.add_row(row.op, row.device, row.chosen, reasons)
+    console.print(table)
+
+
+@app.command()
+def check(
+    op: Annotated[list[str] | None, typer.Option(help="Operator; repeatable. Default: all.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="reference, cpu, cuda or triton; repeatable. Default: all that run here.")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="cpu or cuda; repeatable. Default: all that are here.")] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float64, float32, float16 or bfloat16; repeatable. Default: all.")
+    ] = None,
+) -> None:
+    """Check the operators on this machine against the float64 reference and finite differences.
+
+    The error shown is that of the case closest to its bound. Exit code 1 where a check fails.
+    """
+    from rich.table import Table
+
+    with _console.input_errors():
+        from pyindexnet.check import run_checks
+
+        rows = list(_console.progress(run_checks(op, backend, device, dtype), "Checking"))
+    table = Table(title="Checks against the float64 reference")
+    for header in ("operator", "backend", "device", "dtype", "check"):
+        table.add_column(header)
+    for header in ("cases", "error", "bound"):
+        table.add_column(header, justify="right")
+    table.add_column("result")
+    for row in rows:
+        figures = ("-" if value is None else f"{value:.2e}" for value in (row.error, row.bound))
+        table.add_row(
+            row.op, row.backend, row.device, row.dtype, row.what, str(row.cases), *figures, "ok" if row.ok else "[red]FAILED"
+        )
+    _console.table_console().print(table)
+    failed = [row for row in rows if not row.ok]
+    for row in failed:
+        typer.echo(f"error: {row.op}, {row.backend} on {row.device}, {row.dtype}, {row.what}: {row.failure}", err=True)
+    typer.echo(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
     """A network in evaluation mode; without weights, its initialisation under seed 0."""
     import torch

@@ -49,7 +49,10 @@ def facts() -> list[tuple[str, str]]:
         out.append(("extension", _extension.REASON))
     else:
         out += [
-            ("extension", f"{module.compiler}, built with PyTorch {module.built_with_torch} for {module.torch_target} and later"),
+            (
+                "extension",
+                f"{module.compiler}, built with PyTorch {module.built_with_torch} for {module.torch_target} and later",
+            ),
             ("CPU kernels", f"{module.cpu_isa} (PYINDEXNET_CPU_ISA=generic|avx2|avx512 forces one)"),
             (
                 "CUDA kernels",

@@ -50,12 +50,7 @@ inline bool is_channels_last(const Tensor& x) {
 
 inline Tensor empty_image(const Tensor& like, std::array<int64_t, 4> size, bool channels_last) {
   using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(
-      {size.data(), size.size()},
-      like.scalar_type(),
-      std::nullopt,
-      like.device(),
-      std::nullopt,
+  return torch::stable::empty({size.data(), size.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
       channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
@@ -74,18 +69,15 @@ inline IndexMap index_map(const Tensor& t) {
 
 inline void check_image(const char* op, const char* name, const Tensor& t, const Tensor& x, int64_t c, int64_t h, int64_t w) {
   STD_TORCH_CHECK(t.dim() == 4, op, ": ", name, " must have 4 dimensions, got ", t.dim());
-  STD_TORCH_CHECK(
-      t.size(0) == x.size(0) && t.size(1) == c && t.size(2) == h && t.size(3) == w,
-      op, ": ", name, " must be (", x.size(0), ", ", c, ", ", h, ", ", w, "), got (", t.size(0), ", ", t.size(1), ", ",
-      t.size(2), ", ", t.size(3), ")");
+  STD_TORCH_CHECK(t.size(0) == x.size(0) && t.size(1) == c && t.size(2) == h && t.size(3) == w, op, ": ", name, " must be (",
+      x.size(0), ", ", c, ", ", h, ", ", w, "), got (", t.size(0), ", ", t.size(1), ", ", t.size(2), ", ", t.size(3), ")");
   STD_TORCH_CHECK(
       t.scalar_type() == x.scalar_type() && t.device() == x.device(), op, ": ", name, " must have the dtype and device of x");
 }
 
 // Everything but the images: sizes, logits, options. (h, w) follow from the logits and are checked against H x W.
-inline CellArgs cell_args(
-    const char* op, const Tensor& x, const Tensor& logits, int64_t ratio, const std::string& normalization, int64_t H,
-    int64_t W) {
+inline CellArgs cell_args(const char* op, const Tensor& x, const Tensor& logits, int64_t ratio,
+    const std::string& normalization, int64_t H, int64_t W) {
   STD_TORCH_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", x.dim());
   STD_TORCH_CHECK(logits.dim() == 5, op, ": logits must have 5 dimensions, got ", logits.dim());
   STD_TORCH_CHECK(ratio >= 2 && ratio <= 4, op, ": ratio must be 2, 3 or 4, got ", ratio);
@@ -97,14 +89,15 @@ inline CellArgs cell_args(
   a.dtype = parse_dtype(op, x);
   a.holistic = logits.size(1) == 1;
   a.channels_last = is_channels_last(x);
-  STD_TORCH_CHECK(a.C >= 1 && H >= 1 && W >= 1, op, ": channels, height and width must be at least 1, got ", a.C, ", ", H, ", ", W);
   STD_TORCH_CHECK(
-      logits.size(0) == a.N && (logits.size(1) == a.C || logits.size(1) == 1) && logits.size(2) == ratio * ratio &&
-          a.h == (H + ratio - 1) / ratio && a.w == (W + ratio - 1) / ratio,
+      a.C >= 1 && H >= 1 && W >= 1, op, ": channels, height and width must be at least 1, got ", a.C, ", ", H, ", ", W);
+  STD_TORCH_CHECK(logits.size(0) == a.N && (logits.size(1) == a.C || logits.size(1) == 1) && logits.size(2) == ratio * ratio &&
+                      a.h == (H + ratio - 1) / ratio && a.w == (W + ratio - 1) / ratio,
       op, ": logits must be (", a.N, ", ", a.C, " or 1, ", ratio * ratio, ", ", (H + ratio - 1) / ratio, ", ",
-      (W + ratio - 1) / ratio, "), got (", logits.size(0), ", ", logits.size(1), ", ", logits.size(2), ", ", a.h, ", ", a.w, ")");
-  STD_TORCH_CHECK(
-      logits.scalar_type() == x.scalar_type() && logits.device() == x.device(), op, ": logits must have the dtype and device of x");
+      (W + ratio - 1) / ratio, "), got (", logits.size(0), ", ", logits.size(1), ", ", logits.size(2), ", ", a.h, ", ", a.w,
+      ")");
+  STD_TORCH_CHECK(logits.scalar_type() == x.scalar_type() && logits.device() == x.device(), op,
+      ": logits must have the dtype and device of x");
   a.logits = index_map(logits);
   return a;
 }
@@ -177,9 +170,8 @@ std::tuple<Tensor, Tensor> indexed_pool_skip(Tensor x, Tensor logits, int64_t ra
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> indexed_pool_skip_backward(
-    Tensor grad_pooled, Tensor grad_skip, Tensor x, Tensor logits, int64_t ratio, std::string normalization, bool need_x,
-    bool need_logits) {
+std::tuple<Tensor, Tensor> indexed_pool_skip_backward(Tensor grad_pooled, Tensor grad_skip, Tensor x, Tensor logits,
+    int64_t ratio, std::string normalization, bool need_x, bool need_logits) {
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_skip_backward: x must have 4 dimensions, got ", x.dim());
   CellArgs a = cell_args("indexed_pool_skip_backward", x, logits, ratio, normalization, x.size(2), x.size(3));
   check_image("indexed_pool_skip_backward", "grad_pooled", grad_pooled, x, a.C, a.h, a.w);

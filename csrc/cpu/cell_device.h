@@ -10,30 +10,30 @@ using CellKernelPointer = void (*)(const CellArgs&, bool backward, CellRange);
 
 // Declares kernel NAME of csrc/cpu/isa in every instruction set and defines select_NAME().
 #if defined(__x86_64__)
-#define PYINDEXNET_CELL_KERNEL(NAME)                                                                          \
-  namespace pyindexnet::avx2 {                                                                                \
-  void NAME(const CellArgs&, bool, CellRange);                                                                \
-  }                                                                                                           \
-  namespace pyindexnet::avx512 {                                                                              \
-  void NAME(const CellArgs&, bool, CellRange);                                                                \
-  }                                                                                                           \
-  namespace pyindexnet::generic {                                                                             \
-  void NAME(const CellArgs&, bool, CellRange);                                                                \
-  }                                                                                                           \
-  namespace pyindexnet {                                                                                      \
-  inline CellKernelPointer select_##NAME() {                                                                  \
+#define PYINDEXNET_CELL_KERNEL(NAME)                                                                               \
+  namespace pyindexnet::avx2 {                                                                                     \
+  void NAME(const CellArgs&, bool, CellRange);                                                                     \
+  }                                                                                                                \
+  namespace pyindexnet::avx512 {                                                                                   \
+  void NAME(const CellArgs&, bool, CellRange);                                                                     \
+  }                                                                                                                \
+  namespace pyindexnet::generic {                                                                                  \
+  void NAME(const CellArgs&, bool, CellRange);                                                                     \
+  }                                                                                                                \
+  namespace pyindexnet {                                                                                           \
+  inline CellKernelPointer select_##NAME() {                                                                       \
     return active_isa() == Isa::avx512 ? &avx512::NAME : active_isa() == Isa::avx2 ? &avx2::NAME : &generic::NAME; \
-  }                                                                                                           \
+  }                                                                                                                \
   }
 #else
-#define PYINDEXNET_CELL_KERNEL(NAME)               \
-  namespace pyindexnet::generic {                  \
-  void NAME(const CellArgs&, bool, CellRange);     \
-  }                                                \
-  namespace pyindexnet {                           \
-  inline CellKernelPointer select_##NAME() {       \
-    return &generic::NAME;                         \
-  }                                                \
+#define PYINDEXNET_CELL_KERNEL(NAME)           \
+  namespace pyindexnet::generic {              \
+  void NAME(const CellArgs&, bool, CellRange); \
+  }                                            \
+  namespace pyindexnet {                       \
+  inline CellKernelPointer select_##NAME() {   \
+    return &generic::NAME;                     \
+  }                                            \
   }
 #endif
 
@@ -51,9 +51,8 @@ struct CellDevice {
     // A thread should get no less than about 32k logits: below that, starting it costs more than it saves.
     const int64_t per_item = tile_rows * a.w * (rows_of_channel ? 1 : a.C) * a.ratio * a.ratio;
     const int64_t grain = per_item < 32768 ? (32768 + per_item - 1) / per_item : 1;
-    torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-      kernel(a, Op.backward(), {begin, end, tile_rows});
-    });
+    torch::stable::parallel_for(
+        0, items, grain, [&](int64_t begin, int64_t end) { kernel(a, Op.backward(), {begin, end, tile_rows}); });
   }
 
  private:

@@ -219,7 +219,8 @@ class CellKernel {
   }
   // d <- factor * other
   template <class Chunk>
-  PYINDEXNET_INLINE void load_product(int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&t)[K], V (&d)[K]) const {
+  PYINDEXNET_INLINE void load_product(
+      int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&t)[K], V (&d)[K]) const {
     if constexpr (Op.other_high) {
       load_high(high(a_.other_high, n, c, i, j), chunk, d);
       for (int k = 0; k < K; ++k) d[k] = d[k] * t[k];
@@ -232,7 +233,8 @@ class CellKernel {
     }
   }
   template <class Chunk>
-  PYINDEXNET_INLINE void store_outputs(int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&z)[K], V (&t)[K]) const {
+  PYINDEXNET_INLINE void store_outputs(
+      int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&z)[K], V (&t)[K]) const {
     for (int k = 0; k < K; ++k) t[k] = t[k] * z[k];
     if constexpr (Op.out_high) {
       if (!Op.backward() || a_.out_high.data) store_high(high(a_.out_high, n, c, i, j), chunk, t);
@@ -283,21 +285,24 @@ class CellKernel {
 
   void depthwise_row_channels_last(int64_t n, int64_t i) const {
     for (int64_t j = 0; j < a_.w; ++j) {
-      channel_chunks(present(i, j), [&](int64_t c, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
+      channel_chunks(
+          present(i, j), [&](int64_t c, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
     }
   }
 
   // --- holistic maps: weights once per cell, then all channels -------------------------------------------------------------
 
   // weights[k * stride + cell] <- z, for the chunk's cells of row i.
-  __attribute__((noinline)) void holistic_weights(int64_t n, int64_t i, int64_t j, Slow chunk, A* weights, int64_t stride) const {
+  __attribute__((noinline)) void holistic_weights(
+      int64_t n, int64_t i, int64_t j, Slow chunk, A* weights, int64_t stride) const {
     V z[K];
     load_positions(map(a_.logits, n, 0, i, j, true), chunk, z);
     normalize_call(z, a_.normalization, chunk.present);
     for (int k = 0; k < K; ++k) store_lanes(weights + k * stride, 1, chunk.count, z[k]);
   }
   // grad_logits <- J^T products, for the chunk's cells of row i.
-  __attribute__((noinline)) void holistic_grad(int64_t n, int64_t i, int64_t j, Slow chunk, const A* products, int64_t stride) const {
+  __attribute__((noinline)) void holistic_grad(
+      int64_t n, int64_t i, int64_t j, Slow chunk, const A* products, int64_t stride) const {
     V z[K], d[K];
     load_positions(map(a_.logits, n, 0, i, j, true), chunk, z);
     for (int k = 0; k < K; ++k) d[k] = load_lanes(products + k * stride, 1, chunk.count);
@@ -306,7 +311,8 @@ class CellKernel {
   }
   // One chunk with its weights z; products, if asked for, are added to sums.
   template <class Chunk>
-  PYINDEXNET_INLINE void weighted_cells(int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&z)[K], V (*sums)[K]) const {
+  PYINDEXNET_INLINE void weighted_cells(
+      int64_t n, int64_t c, int64_t i, int64_t j, Chunk chunk, const V (&z)[K], V (*sums)[K]) const {
     V t[K];
     load_factor(n, c, i, j, chunk, t);
     if constexpr (Op.backward()) {
@@ -345,9 +351,8 @@ class CellKernel {
     const bool need_products = Op.backward() && a_.grad_logits.data;
     const auto each = [&](auto f) PYINDEXNET_LAMBDA_INLINE {
       for (int64_t i = first; i < last; ++i) {
-        row_chunks(i, from, to, [&](int64_t j, auto chunk) PYINDEXNET_LAMBDA_INLINE {
-          f(i, j, chunk, (i - first) * (to - from) + j - from);
-        });
+        row_chunks(i, from, to,
+            [&](int64_t j, auto chunk) PYINDEXNET_LAMBDA_INLINE { f(i, j, chunk, (i - first) * (to - from) + j - from); });
       }
     };
     each([&](int64_t i, int64_t j, auto chunk, int64_t cell) {

@@ -69,8 +69,12 @@ using VecF = Vec<float>;
 using VecD = Vec<double>;
 using BitsF = VecF::Index;
 
-PYINDEXNET_INLINE BitsF bits_of(VecF a) { return reinterpret_cast<BitsF>(a.v); }
-PYINDEXNET_INLINE VecF from_bits(BitsF a) { return reinterpret_cast<VecF::Native>(a); }
+PYINDEXNET_INLINE BitsF bits_of(VecF a) {
+  return reinterpret_cast<BitsF>(a.v);
+}
+PYINDEXNET_INLINE VecF from_bits(BitsF a) {
+  return reinterpret_cast<VecF::Native>(a);
+}
 
 // --- functions that csrc/common/index_normalization.h asks for ----------------------------------------------------------
 
@@ -83,7 +87,9 @@ PYINDEXNET_INLINE VecF reciprocal(VecF a) {
   return 1.0f / a.v;
 #endif
 }
-PYINDEXNET_INLINE VecD reciprocal(VecD a) { return 1.0 / a.v; }
+PYINDEXNET_INLINE VecD reciprocal(VecD a) {
+  return 1.0 / a.v;
+}
 
 // A NaN in `a` survives: x86's instructions return their second operand then, and so do the comparisons.
 PYINDEXNET_INLINE VecF clamp(VecF a, float low, float high) {
@@ -113,9 +119,13 @@ PYINDEXNET_INLINE VecF exp2_of(VecF t) {
 }
 // The rounding of a * log2(e) makes a relative error of |a| * 2^-24, which sigmoid and softmax damp by exp(-|a|).
 inline constexpr float kLog2e = 1.44269504f;
-PYINDEXNET_INLINE VecF exp_of(VecF a) { return exp2_of(a.v * kLog2e); }
+PYINDEXNET_INLINE VecF exp_of(VecF a) {
+  return exp2_of(a.v * kLog2e);
+}
 // Preferred to the template of csrc/common/index_normalization.h: the sign goes into the constant.
-PYINDEXNET_INLINE VecF sigmoid(VecF a) { return reciprocal(1.0f + exp2_of(a.v * -kLog2e).v); }
+PYINDEXNET_INLINE VecF sigmoid(VecF a) {
+  return reciprocal(1.0f + exp2_of(a.v * -kLog2e).v);
+}
 
 PYINDEXNET_INLINE VecD exp_of(VecD a) {
   VecD out;
@@ -132,7 +142,9 @@ PYINDEXNET_INLINE VecF exp_unit(VecF a) {
   p = p * a.v + 0.9999973617f;
   return p * a.v + 1.000000024f;
 }
-PYINDEXNET_INLINE VecD exp_unit(VecD a) { return exp_of(a); }
+PYINDEXNET_INLINE VecD exp_unit(VecD a) {
+  return exp_of(a);
+}
 
 // --- load and store: `count` lanes at p, p + stride, ... ------------------------------------------------------------------
 
@@ -145,8 +157,12 @@ struct Accumulate<double> {
   using type = double;
 };
 
-PYINDEXNET_INLINE float widen(float a) { return a; }
-PYINDEXNET_INLINE double widen(double a) { return a; }
+PYINDEXNET_INLINE float widen(float a) {
+  return a;
+}
+PYINDEXNET_INLINE double widen(double a) {
+  return a;
+}
 PYINDEXNET_INLINE float widen(bfloat16 a) {
   const uint32_t bits = uint32_t{a.bits} << 16;
   float out;
@@ -172,8 +188,12 @@ PYINDEXNET_INLINE VecF load(const bfloat16* p) {
   return from_bits(__builtin_convertvector(raw, BitsF) << 16);
 }
 
-PYINDEXNET_INLINE void store(float* p, VecF a) { std::memcpy(p, &a.v, sizeof(a.v)); }
-PYINDEXNET_INLINE void store(double* p, VecD a) { std::memcpy(p, &a.v, sizeof(a.v)); }
+PYINDEXNET_INLINE void store(float* p, VecF a) {
+  std::memcpy(p, &a.v, sizeof(a.v));
+}
+PYINDEXNET_INLINE void store(double* p, VecD a) {
+  std::memcpy(p, &a.v, sizeof(a.v));
+}
 PYINDEXNET_INLINE void store(bfloat16* p, VecF a) {
   // Round to nearest even; a NaN keeps its top bits and gets a quiet bit.
   const BitsF bits = bits_of(a);

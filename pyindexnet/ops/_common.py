@@ -134,9 +134,7 @@ class Definition:
         def call(op: str, *args: Any) -> Any:
             return getattr(torch.ops.pyindexnet, op + suffix)(*args)
 
-        torch.library.register_autograd(
-            name, functools.partial(self.backward, call), setup_context=self.setup_context
-        )
+        torch.library.register_autograd(name, functools.partial(self.backward, call), setup_context=self.setup_context)
 
 
 def _triton_launcher(name: str, module: str) -> Callable[..., Any]:

@@ -104,12 +104,14 @@ def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 
 
 def _double_backward(call: Any, ctx: Any, grad_grad_x: Tensor, grad_grad_logits: Tensor) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors
-    _, _, x, logits = saved
+    grad_pooled, grad_skip, x, logits = saved = ctx.saved_tensors
     grads = indexed_pool_skip_double_backward_reference(
         grad_grad_x if ctx.need_x else torch.zeros_like(x),
         grad_grad_logits if ctx.need_logits else torch.zeros_like(logits),
-        *saved,
+        grad_pooled,
+        grad_skip,
+        x,
+        logits,
         ctx.ratio,
         ctx.normalization,
     )

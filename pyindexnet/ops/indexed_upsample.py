@@ -73,9 +73,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, logits = ctx.saved_tensors
     need_x, need_logits = ctx.needs_input_grad[:2]
-    grad_x, grad_logits = call(
-        "indexed_upsample_backward", grad, x, logits, ctx.ratio, ctx.normalization, need_x, need_logits
-    )
+    grad_x, grad_logits = call("indexed_upsample_backward", grad, x, logits, ctx.ratio, ctx.normalization, need_x, need_logits)
     return grad_x if need_x else None, grad_logits if need_logits else None, None, None, None, None
 
 

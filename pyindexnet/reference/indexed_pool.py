@@ -15,7 +15,7 @@ from .normalization import cells, present, uncells
 
 def indexed_pool_reference(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Tensor:
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     return ic.weigh(cells(x.to(dtype), ratio), logits.to(dtype), normalization, inside).sum(2)
 
 
@@ -23,7 +23,7 @@ def indexed_pool_backward_reference(
     grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str
 ) -> tuple[Tensor, Tensor]:
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     t, o, a = grad.to(dtype).unsqueeze(2), cells(x.to(dtype), ratio), logits.to(dtype)
     grad_x = uncells(ic.weigh(t, a, normalization, inside), ratio, *x.shape[2:])
     return grad_x, ic.grad_logits(t, o, a, normalization, inside)
@@ -34,7 +34,7 @@ def indexed_pool_double_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of grad, x and logits; differentiable again by autograd."""
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     t, o, a = grad.to(dtype).unsqueeze(2), cells(x.to(dtype), ratio), logits.to(dtype)
     dt, do, da = ic.double_backward(
         cells(grad_grad_x.to(dtype), ratio), grad_grad_logits.to(dtype), t, o, a, normalization, inside

@@ -15,7 +15,7 @@ from .normalization import cells, present, uncells
 
 def indexed_pool_skip_reference(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> tuple[Tensor, Tensor]:
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     u = ic.weigh(cells(x.to(dtype), ratio), logits.to(dtype), normalization, inside)
     return u.sum(2), uncells(u, ratio, *x.shape[2:])
 
@@ -24,7 +24,7 @@ def indexed_pool_skip_backward_reference(
     grad_pooled: Tensor, grad_skip: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str
 ) -> tuple[Tensor, Tensor]:
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     t = cells(grad_skip.to(dtype), ratio) + grad_pooled.to(dtype).unsqueeze(2)
     o, a = cells(x.to(dtype), ratio), logits.to(dtype)
     grad_x = uncells(ic.weigh(t, a, normalization, inside), ratio, *x.shape[2:])
@@ -43,7 +43,7 @@ def indexed_pool_skip_double_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of grad_pooled, grad_skip, x and logits; differentiable again by autograd."""
     dtype = ic.accumulate_dtype(x)
-    inside = present(*x.shape[2:], ratio, x.device)
+    inside = present(x.shape[2:], ratio, x.device)
     t = cells(grad_skip.to(dtype), ratio) + grad_pooled.to(dtype).unsqueeze(2)
     dt, do, da = ic.double_backward(
         cells(grad_grad_x.to(dtype), ratio),

@@ -13,11 +13,9 @@ from . import index_cell as ic
 from .normalization import cells, present, uncells
 
 
-def indexed_upsample_reference(
-    x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int
-) -> Tensor:
+def indexed_upsample_reference(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
     dtype = ic.accumulate_dtype(x)
-    inside = present(height, width, ratio, x.device)
+    inside = present((height, width), ratio, x.device)
     u = ic.weigh(x.to(dtype).unsqueeze(2), logits.to(dtype), normalization, inside)
     return uncells(u, ratio, height, width)
 
@@ -26,7 +24,7 @@ def indexed_upsample_backward_reference(
     grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str
 ) -> tuple[Tensor, Tensor]:
     dtype = ic.accumulate_dtype(x)
-    inside = present(*grad.shape[2:], ratio, x.device)
+    inside = present(grad.shape[2:], ratio, x.device)
     t, o, a = cells(grad.to(dtype), ratio), x.to(dtype).unsqueeze(2), logits.to(dtype)
     return ic.weigh(t, a, normalization, inside).sum(2), ic.grad_logits(t, o, a, normalization, inside)
 
@@ -36,7 +34,7 @@ def indexed_upsample_double_backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of grad, x and logits; differentiable again by autograd."""
     dtype = ic.accumulate_dtype(x)
-    inside = present(*grad.shape[2:], ratio, x.device)
+    inside = present(grad.shape[2:], ratio, x.device)
     t, o, a = cells(grad.to(dtype), ratio), x.to(dtype).unsqueeze(2), logits.to(dtype)
     dt, do, da = ic.double_backward(
         grad_grad_x.to(dtype).unsqueeze(2), grad_grad_logits.to(dtype), t, o, a, normalization, inside

@@ -22,6 +22,8 @@ J of each stage is symmetric, so J v applies the stages in the order of z, and J
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,9 +46,9 @@ def uncells(z: Tensor, ratio: int, height: int, width: int) -> Tensor:
     return z[:, :, :height, :width]
 
 
-def present(height: int, width: int, ratio: int, device: torch.device) -> Tensor:
-    """Which positions lie inside the image: bool, (K, h, w)."""
-    return cells(torch.ones(1, 1, height, width, device=device), ratio)[0, 0] > 0
+def present(size: Sequence[int], ratio: int, device: torch.device) -> Tensor:
+    """Which positions lie inside an image of ``size`` (H, W): bool, (K, h, w)."""
+    return cells(torch.ones(1, 1, *size, device=device), ratio)[0, 0] > 0
 
 
 def _softmax(a: Tensor, inside: Tensor) -> Tensor:

@@ -133,7 +133,14 @@ def test_direct_dispatcher_calls_are_checked(spec: OpSpec, variant: tuple[str, s
     x, logits = make_tensors(spec, sample, torch.float32, device)
     op = getattr(torch.ops.pyindexnet, spec.name + {"reference": "_reference", "triton": "_triton"}.get(backend, ""))
     _, _, *options = spec.arguments(x, logits, **sample.options)
-    for bad in ((x[0], logits), (x, logits[0]), (x, logits[..., :1]), (x, logits[:, :2]), (x, logits.double()), (x[:1], logits)):
+    for bad in (
+        (x[0], logits),
+        (x, logits[0]),
+        (x, logits[..., :1]),
+        (x, logits[:, :2]),
+        (x, logits.double()),
+        (x[:1], logits),
+    ):
         with pytest.raises((RuntimeError, ValueError)):
             op(*bad, *options)
     for bad_option in ([7, *options[1:]], [options[0], "sofmax", *options[2:]]):
