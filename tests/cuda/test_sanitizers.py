@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,6 @@ def sanitized(sanitizer: str, library: Path, op: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
-@pytest.mark.parametrize("source", sources(), ids=lambda path: path.stem)
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_clean(sanitizer: str, source: Path) -> None:
-    done = sanitized(sanitizer, build([source], SANITIZERS[sanitizer]), source.stem)
-    assert done.returncode == 0, done.stderr[-6000:]
-    assert "finished, 0 wrong" in done.stdout
-
-
 def mutant(folder: Path, old: str, new: str, occurrence: int) -> Path:
     """A copy of csrc whose kernels have one piece of code replaced; the path of its indexed_pool.cu."""
     shutil.copytree(ROOT / "csrc", folder / "csrc")
@@ -57,20 +50,41 @@ def mutant(folder: Path, old: str, new: str, occurrence: int) -> Path:
     return folder / "csrc/cuda/indexed_pool.cu"
 
 
+Libraries = dict[tuple[str, str], "Future[Path]"]
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libraries]:
+    """All sanitized builds by (sanitizer, operator or defect), made two at a time while the first tests run."""
+    compiler()  # skips here rather than in a thread
+    todo = {(sanitizer, source.stem): source for sanitizer in SANITIZERS for source in sources()}
+    for barrier in (0, 1):
+        todo["thread", f"barrier{barrier}"] = mutant(tmp_path_factory.mktemp("barrier"), "__syncthreads();", "", barrier)
+    todo["address", "bound"] = mutant(tmp_path_factory.mktemp("bound"), "index >= grid.total", "index > grid.total", 0)
+    with ThreadPoolExecutor(2) as pool:
+        yield {key: pool.submit(build, [source], SANITIZERS[key[0]]) for key, source in todo.items()}
+
+
+@pytest.mark.parametrize("op", [source.stem for source in sources()])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_clean(libraries: Libraries, sanitizer: str, op: str) -> None:
+    done = sanitized(sanitizer, libraries[sanitizer, op].result(), op)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert "finished, 0 wrong" in done.stdout
+
+
 @pytest.mark.parametrize("barrier", [0, 1])
-def test_a_missing_barrier_is_a_race(tmp_path: Path, barrier: int) -> None:
+def test_a_missing_barrier_is_a_race(libraries: Libraries, barrier: int) -> None:
     """Without either __syncthreads the sums in shared memory race, and the thread sanitizer must say so."""
-    source = mutant(tmp_path, "__syncthreads();", "", barrier)
-    done = sanitized("thread", build([source], SANITIZERS["thread"]), source.stem)
+    done = sanitized("thread", libraries["thread", f"barrier{barrier}"].result(), "indexed_pool")
     assert done.returncode == 66, done.stderr[-6000:]
     assert "WARNING: ThreadSanitizer: data race" in done.stderr
     assert "holistic_backward_rows_kernel" in done.stderr
 
 
-def test_a_loose_bound_is_an_overflow(tmp_path: Path) -> None:
+def test_a_loose_bound_is_an_overflow(libraries: Libraries) -> None:
     """With one group too many the kernel leaves its tensors, and the address sanitizer must say so."""
-    source = mutant(tmp_path, "index >= grid.total", "index > grid.total", 0)
-    done = sanitized("address", build([source], SANITIZERS["address"]), source.stem)
+    done = sanitized("address", libraries["address", "bound"].result(), "indexed_pool")
     assert done.returncode == 66, done.stderr[-6000:]
     assert "heap-buffer-overflow" in done.stderr
     assert "depthwise_kernel" in done.stderr
