@@ -85,6 +85,9 @@ def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
             raise ValueError("bench: --allocator tuned needs glibc; use --allocator default")
         if arguments.allocator == "default" and "GLIBC_TUNABLES" in os.environ:
             raise ValueError("bench: --allocator default: GLIBC_TUNABLES must not be set")
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"note: load average {busy:.1f} before the start; other programs disturb the timings", file=sys.stderr)
     clock = make_clock(arguments.device, ahead=arguments.command == "ops")
     effort = _effort(arguments)
     names = arguments.backend or fused_backends(arguments.device)

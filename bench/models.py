@@ -45,24 +45,23 @@ class PublishedIndexBlock(nn.Module):
         super().__init__()
         if network.family != "m2o" or network.hidden is None:
             raise ValueError(f"PublishedIndexBlock: network must be nonlinear m2o, got {network}")
-        self.columns = nn.ModuleList(nn.ModuleDict(self._column(network, k)) for k in range(POSITIONS))
+        self.columns = nn.ModuleList(self._column(network, k) for k in range(POSITIONS))
 
     @staticmethod
-    def _column(network: DepthwiseIndexNetwork, position: int) -> dict[str, nn.Module]:
+    def _column(network: DepthwiseIndexNetwork, position: int) -> nn.Sequential:
         first, last = cast(ConvBNAct, network.hidden), network.predict
         hidden = first.conv.out_channels // POSITIONS
         conv = first.conv
         unit = ConvBNAct(conv.in_channels, hidden, conv.kernel_size[0], stride=2, padding=conv.padding[0])
         predict = nn.Conv2d(hidden, last.out_channels // POSITIONS, 1, bias=False)
-        column = {"hidden": unit, "predict": predict}
         for merged, own in ((first, unit), (last, predict)):
             own.to(last.weight)  # dtype and device; before the weights are copied, so that none is rounded
             state = merged.state_dict()
             own.load_state_dict({k: network.split(t)[position] if t.dim() else t for k, t in state.items()})
-        return column
+        return nn.Sequential(unit, predict)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = torch.stack([column["predict"](column["hidden"](x)) for column in self.columns], 2)
+        logits = torch.stack([column(x) for column in self.columns], 2)
         weights = logits.sigmoid()
         return F.pixel_shuffle(weights.softmax(2).flatten(1, 2), 2), F.pixel_shuffle(weights.flatten(1, 2), 2)
 

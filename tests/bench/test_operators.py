@@ -113,7 +113,7 @@ def test_compiled_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ops", "--size", "1x2x5x4"], r"bench: size must be \(N, C, H, W\) with even H and W, got \(1, 2, 5, 4\)"),
+        (["ops", "--size", "1x2x5x4"], "bench: size must be (N, C, H, W) with even H and W, got (1, 2, 5, 4)"),
         (["ops", "--threads", "0"], "bench: --threads must be at least 1, got 0"),
         (["report", "--results", "/nowhere"], "bench: /nowhere must hold result files, got none"),
     ],
@@ -122,7 +122,7 @@ def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.Captur
     threads = torch.get_num_threads()
     more = ["--allocator", "default", "--no-save"] if arguments[0] == "ops" else []
     assert main([*arguments, *more]) == 2
-    assert capsys.readouterr().err.startswith("error: " + message.replace("\\", ""))
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
     assert torch.get_num_threads() == threads
 
 
