@@ -39,7 +39,9 @@ format: $(VENV)
 
 bench: build
 	$(PY) -m bench ops --device cpu
+	$(PY) -m bench ops --device cpu --allocator default
 	$(PY) -m bench models --device cpu
+	$(PY) -m bench report
 
 clean:
 	rm -rf .venv build dist *.egg-info pyindexnet/*.so demo_output

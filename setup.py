@@ -127,10 +127,12 @@ class NinjaBuild(build_ext):
             targets = " ".join(f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in archs)
             targets += f" -gencode arch=compute_{archs[-1]},code=compute_{archs[-1]}"
             lines.insert(1, f"nvcc = {nvcc}")
-            lines.append("rule nvcc\n  command = $nvcc $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc")
+            # The report on registers and spills stays beside the object: tests/cuda/resources.py reads it.
+            command = "$nvcc $flags -Xptxas -v -MMD -MF $out.d -c $in -o $out > $out.report 2>&1 || (cat $out.report; exit 1)"
+            lines.append(f"rule nvcc\n  command = {command}\n  depfile = $out.d\n  deps = gcc")
             nvcc_flags = (
                 f"{common} -O3 -DUSE_CUDA -Xcompiler -fPIC,-fvisibility=hidden --expt-relaxed-constexpr --cudart static "
-                f"--threads {len(archs)} -diag-suppress 20012 {targets}"
+                f"-diag-suppress 20012 {targets}"
             )
             for source in sorted((ROOT / "csrc/cuda").glob("*.cu")):
                 add("nvcc", source, nvcc_flags)

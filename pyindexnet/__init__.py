@@ -5,15 +5,19 @@ from . import backends
 from ._version import __version__
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
+from .models import create_model, list_models, load_checkpoint
 from .ops import indexed_pool, indexed_pool_skip, indexed_upsample
 
 __all__ = [
     "BackendError",
     "__version__",
     "backends",
+    "create_model",
     "indexed_pool",
     "indexed_pool_skip",
     "indexed_upsample",
+    "list_models",
+    "load_checkpoint",
     "tune_allocator",
     "use_backend",
 ]
