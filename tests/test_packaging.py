@@ -38,8 +38,9 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 def test_sdist_holds_all_sources(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+    what = ("csrc", "kernels", "pyindexnet", "bench/*.py", "examples", "tests", "setup.py", "Makefile", "LICENSE")
     tracked = subprocess.run(
-        ["git", "ls-files", "csrc", "kernels", "pyindexnet", "bench/*.py", "examples", "tests", "setup.py", "Makefile", "LICENSE"],
+        ["git", "ls-files", *what],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -61,9 +62,8 @@ def test_wheel_holds_the_packages(distributions: tuple[Path, Path]) -> None:
 
 def test_wheel_works(distributions: tuple[Path, Path], tmp_path: Path) -> None:
     site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(distributions[1])], check=True
-    )
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(distributions[1])], check=True)
     code = (
         "import pathlib, sys, torch, pyindexnet, pyindexnet.kernels\n"
         "assert pathlib.Path(pyindexnet.__file__).is_relative_to(sys.argv[1]), pyindexnet.__file__\n"
