@@ -34,7 +34,7 @@ _OPS = {
 }
 _ALONG = ("row", "channel", "any")
 _ENTRY = re.compile(
-    r"Compiling entry function '(?P<mangled>\w+)' for 'sm_\d+'\n.*\n"
+    r"Compiling entry function '(?P<mangled>\w+)' for 'sm_(?P<target>\d+)'\n.*\n"
     r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\n"
     r".*Used (?P<registers>\d+) registers"
 )
@@ -67,6 +67,20 @@ def _readable(demangled: str) -> str:
     return f"{_OPS[int(op)]}, ratio {ratio}, {name}: {kernel}, {size} along {_ALONG[int(along)]}"
 
 
+def _parse(report: str) -> list[Usage]:
+    """Every kernel in what ptxas wrote."""
+    found = list(_ENTRY.finditer(report))
+    if len(found) != report.count("Compiling entry function"):
+        raise RuntimeError("the report of ptxas has an unknown form:\n" + report[:2000])
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(m["mangled"] for m in found), capture_output=True, text=True, check=True
+    )
+    return [
+        Usage(_readable(name), m["target"], int(m["registers"]), int(m["stack"]), int(m["stores"]) + int(m["loads"]))
+        for name, m in zip(names.stdout.splitlines(), found, strict=True)
+    ]
+
+
 def _compile(source: Path, target: str) -> list[Usage]:
     includes = [f for path in include_paths() for f in ("-isystem", path)]
     with tempfile.TemporaryDirectory() as folder:
@@ -75,20 +89,26 @@ def _compile(source: Path, target: str) -> list[Usage]:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"nvcc failed on {source.name} for sm_{target}:\n{done.stderr[-4000:]}")
-    found = list(_ENTRY.finditer(done.stderr))
-    if len(found) != done.stderr.count("Compiling entry function"):
-        raise RuntimeError("the report of ptxas has an unknown form:\n" + done.stderr[:2000])
-    names = subprocess.run(
-        ["c++filt"], input="\n".join(m["mangled"] for m in found), capture_output=True, text=True, check=True
-    )
-    return [
-        Usage(_readable(name), target, int(m["registers"]), int(m["stack"]), int(m["stores"]) + int(m["loads"]))
-        for name, m in zip(names.stdout.splitlines(), found, strict=True)
-    ]
+    return _parse(done.stderr)
+
+
+def _of_build() -> list[Usage] | None:
+    """What setup.py kept when it built the extension; None where that is missing or older than the sources."""
+    newest = max(path.stat().st_mtime for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    for build in (ROOT / "build").glob("ninja-*/csrc/cuda"):
+        reports = [build / f"{source.name}.o.report" for source in sources()]
+        if all(report.exists() and report.stat().st_mtime > newest for report in reports):
+            usages = sorted(usage for report in reports for usage in _parse(report.read_text()))
+            if {usage.target for usage in usages} == set(TARGETS):
+                return usages
+    return None
 
 
 def measure() -> list[Usage]:
-    """All kernels of csrc/cuda on all targets."""
+    """All kernels of csrc/cuda on all targets: from the build where it is up to date, else compiled now (minutes)."""
+    usages = _of_build()
+    if usages is not None:
+        return usages
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(_compile, source, target) for source in sources() for target in TARGETS]
         return sorted(usage for job in jobs for usage in job.result())
