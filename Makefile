@@ -14,7 +14,9 @@ demo: build
 build: $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 
-test: test-main test-interpret
+# Two processes side by side, a core each.
+test: build
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-main test-interpret
 
 test-main: build
 	$(PY) -m pytest

@@ -10,9 +10,15 @@ import torch
 
 from pyindexnet import backends
 from pyindexnet.ops._common import SUFFIX, TRITON_INTERPRETED
-from pyindexnet.testing import SPECS, OpSpec
+from pyindexnet.testing import LAYOUTS, SPECS, OpSpec
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Triton's interpreter is slow; tests/triton covers what is specific to it in all dtypes.
+PARITY = (
+    (("contiguous", torch.float32), ("channels_last", torch.float16), ("strided", torch.float64))
+    if TRITON_INTERPRETED
+    else tuple((layout, dtype) for layout in LAYOUTS for dtype in FLOATS)
+)
 
 
 def variants() -> list[Any]:
@@ -38,6 +44,10 @@ def op(spec: OpSpec, backend: str, part: str = "") -> Any:
 
 def spec_id(spec: OpSpec) -> str:
     return spec.name
+
+
+def layout_id(value: str | torch.dtype) -> str:
+    return value if isinstance(value, str) else dtype_id(value)
 
 
 def dtype_id(dtype: torch.dtype) -> str:
