@@ -20,6 +20,8 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         from pyindexnet import _C  # type: ignore[attr-defined]
     except ImportError as error:
+        if "PYINDEXNET_CPU_ISA" in str(error):  # a wrong setting, not a wrong binary
+            raise ValueError(str(error)) from None
         warnings.warn(f"pyindexnet._C exists but does not load, its kernels are off: {error}", stacklevel=2)
         return None, f"pyindexnet._C does not load: {error}"
     return _C, ""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The binary: stable ABI only, every instruction set right, no code of one set reachable from another."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyindexnet import _extension
+
+ROOT = Path(__file__).resolve().parents[1]
+ISAS = ("generic", "avx2", "avx512")
+
+pytestmark = pytest.mark.skipif(_extension.MODULE is None, reason=_extension.REASON)
+
+# Every operator, both map kinds, vectors and tails, in the narrow and wide storage dtypes.
+CHECK = """
+import sys, torch
+from pyindexnet import _extension
+from pyindexnet.testing import SPECS, measure
+assert _extension.MODULE.cpu_isa == sys.argv[1]
+count = 0
+for spec in SPECS.values():
+    for sample in spec.samples:
+        for dtype, layout in ((torch.float32, "contiguous"), (torch.float16, "channels_last"), (torch.bfloat16, "contiguous")):
+            for row in measure(spec, sample, "", dtype, "cpu", layout):
+                assert row.ok, (spec.name, sample.id, dtype, layout, str(row))
+                count += 1
+print(count)
+"""
+
+
+def supported(isa: str) -> bool:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    need = {"generic": "", "avx2": "avx2", "avx512": "avx512vl"}[isa]
+    return re.search(rf"\b{need}\b", flags) is not None if need else True
+
+
+def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env={**os.environ, **env}, capture_output=True, text=True, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_instruction_set_is_right(isa: str) -> None:
+    if not supported(isa):
+        pytest.skip(f"this processor has no {isa}")
+    done = run(CHECK, isa, PYINDEXNET_CPU_ISA=isa)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 500
+
+
+def test_unknown_instruction_set_is_an_error() -> None:
+    done = run("import pyindexnet", PYINDEXNET_CPU_ISA="avx1024")
+    assert done.returncode != 0
+    assert "ValueError: PYINDEXNET_CPU_ISA must be generic, avx2 or avx512, got avx1024" in done.stderr
+
+
+def _symbols(path: Path, *options: str) -> list[str]:
+    try:
+        return subprocess.run(["nm", "-C", *options, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
+    except FileNotFoundError:
+        pytest.skip("nm is not installed")
+
+
+def test_only_the_stable_abi_is_used() -> None:
+    """No C++ symbol of PyTorch, so that one binary serves every later version; CUDA's stream may be missing."""
+    assert _extension.MODULE is not None
+    undefined = _symbols(Path(str(_extension.MODULE.__file__)), "-D", "--undefined-only")
+    assert not [line for line in undefined if re.search(r"\b(c10|at|torch)::", line)]
+    assert not [line for line in undefined if re.search(r"\bU cu(da)?[A-Z]", line)]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_instruction_sets_share_no_code(isa: str) -> None:
+    """A function that the linker may merge must name its instruction set, or an AVX2 machine could get AVX-512 code."""
+    objects = sorted(ROOT.glob(f"build/ninja-*/csrc/cpu/isa/*.{isa}.o"))
+    if not objects:
+        pytest.skip("the objects of the build are not here")
+    for path in objects:
+        for line in _symbols(path, "--defined-only"):
+            kind, name = line[17:18], line[19:]
+            if kind in "WVu":
+                assert f"pyindexnet::{isa}::" in name, f"{path.name}: {name}"
