@@ -13,9 +13,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pyindexnet.kernels import index_cell_launch, indexed_pool, indexed_upsample
 from torch import Tensor
 from triton.testing import do_bench
+
+from pyindexnet.kernels import index_cell_launch, indexed_pool, indexed_upsample
 
 # (lanes, warps): one to eight lanes per thread.
 TILES = [(lanes, warps) for lanes in (128, 256, 512, 1024) for warps in (2, 4, 8, 16) if 32 <= lanes // warps <= 256]

@@ -40,7 +40,9 @@ def test_compile_fullgraph(spec: OpSpec, variant: tuple[str, str], dynamic: bool
 
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, dynamic=dynamic)
-    for sample in (s for s in spec.samples if s.id.startswith(("2x3x7x5", "2x5x10x9"))):
+    # Odd sizes, both kinds of maps, another ratio; each is a compilation of its own, so there are few.
+    odd = [s for s in spec.samples if s.id.startswith("2x3x7x5")]
+    for sample in (odd[0], odd[-1], next(s for s in spec.samples if s.id.startswith("2x5x10x9"))):
         results = []
         for f in (network, compiled):
             leaves = [t.requires_grad_() for t in make_tensors(spec, sample, torch.float32, device)]

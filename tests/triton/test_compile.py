@@ -14,7 +14,6 @@ import torch
 pytest.importorskip("triton")
 
 from pyindexnet.kernels import indexed_pool, indexed_pool_skip, indexed_upsample
-
 from pyindexnet.ops import _common
 
 from . import aot

@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("triton")
 
 import pyindexnet.kernels
-
 from pyindexnet.ops import _common
 
 pytestmark = pytest.mark.skipif(_common.TRITON_INTERPRETED, reason="the same in a process without the interpreter")

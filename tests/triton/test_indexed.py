@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("triton")
 
 from pyindexnet.kernels import index_cell_launch, indexed_pool, indexed_pool_skip, indexed_upsample
-
 from pyindexnet.ops import _common
 from pyindexnet.reference import NORMALIZATIONS
 from pyindexnet.testing import LAYOUTS, SPECS, OpSpec, Sample, measure
