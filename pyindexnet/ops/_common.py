@@ -112,7 +112,8 @@ class Definition:
     Attributes:
         name: op name without suffix.
         schema: arguments and returns, e.g. ``(Tensor x, int ratio) -> Tensor``.
-        fake: shape and layout of the outputs; checks its arguments.
+        check: raises on bad arguments; runs before the fake and before the Python kernels (C++ has checks of its own).
+        fake: shape and layout of the outputs.
         reference: the op in plain PyTorch, outputs in the layout that ``fake`` promises.
         setup_context, backward: as in ``torch.library.register_autograd``; ``backward(call, ctx, *grads)`` gets ``call(op_name,
             *args)``, which runs another op of the family in the same variant.
@@ -120,16 +121,27 @@ class Definition:
 
     name: str
     schema: str
+    check: Callable[..., None]
     fake: Callable[..., Any]
     reference: Callable[..., Any]
     setup_context: Callable[..., None]
     backward: Callable[..., Any]
 
+    def checked(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """``kernel`` behind :attr:`check`."""
+
+        @functools.wraps(kernel)
+        def run(*args: Any) -> Any:
+            self.check(*args)
+            return kernel(*args)
+
+        return run
+
     def define(self, suffix: str) -> None:
         """Register the variant with this suffix; its kernels come from the extension, from Triton or from a test."""
         name = f"{_NAMESPACE}::{self.name}{suffix}"
         torch.library.define(name, self.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.register_fake(name, self.fake)
+        torch.library.register_fake(name, self.checked(self.fake))
 
         def call(op: str, *args: Any) -> Any:
             return getattr(torch.ops.pyindexnet, op + suffix)(*args)
@@ -155,8 +167,9 @@ def register_family(op: str, *definitions: Definition) -> None:
         for suffix in ("", "_reference", "_triton"):
             definition.define(suffix)
         name = f"{_NAMESPACE}::{definition.name}"
-        torch.library.impl(f"{name}_reference", "default", definition.reference)
-        torch.library.impl(f"{name}_triton", ("cpu", "cuda"), _triton_launcher(definition.name, op))
+        torch.library.impl(f"{name}_reference", "default", definition.checked(definition.reference))
+        launcher = _triton_launcher(definition.name, op)
+        torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
         backends.register(op, backend, why_not)
 

@@ -26,8 +26,19 @@ def _check(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str) -
     check_logits(op, x, logits, ratio, -(-x.shape[2] // ratio), -(-x.shape[3] // ratio))
 
 
-def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Tensor:
+def _check_forward(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> None:
     _check(_OP, x, logits, ratio, normalization)
+
+
+def _check_backward(
+    grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
+) -> None:
+    op = "indexed_pool_backward"
+    _check(op, x, logits, ratio, normalization)
+    check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *logits.shape[3:]))
+
+
+def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Tensor:
     size = (x.shape[0], x.shape[1], *logits.shape[3:])
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
@@ -35,15 +46,11 @@ def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Tensor:
 def _fake_backward(
     grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
 ) -> tuple[Tensor, Tensor]:
-    op = "indexed_pool_backward"
-    _check(op, x, logits, ratio, normalization)
-    check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *logits.shape[3:]))
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
 
 
 def _reference(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Tensor:
-    _check(_OP, x, logits, ratio, normalization)
     return like(indexed_pool_reference(x, logits, ratio, normalization), x)
 
 
@@ -93,6 +100,7 @@ register_family(
     Definition(
         "indexed_pool",
         "(Tensor x, Tensor logits, int ratio, str normalization) -> Tensor",
+        _check_forward,
         _fake,
         _reference,
         _setup_context,
@@ -102,6 +110,7 @@ register_family(
         "indexed_pool_backward",
         "(Tensor grad, Tensor x, Tensor logits, int ratio, str normalization, bool need_x, bool need_logits)"
         " -> (Tensor, Tensor)",
+        _check_backward,
         _fake_backward,
         _reference_backward,
         _setup_context_backward,

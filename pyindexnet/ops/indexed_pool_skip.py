@@ -26,8 +26,27 @@ def _check(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str) -
     check_logits(op, x, logits, ratio, -(-x.shape[2] // ratio), -(-x.shape[3] // ratio))
 
 
-def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> tuple[Tensor, Tensor]:
+def _check_forward(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> None:
     _check(_OP, x, logits, ratio, normalization)
+
+
+def _check_backward(
+    grad_pooled: Tensor,
+    grad_skip: Tensor,
+    x: Tensor,
+    logits: Tensor,
+    ratio: int,
+    normalization: str,
+    need_x: bool,
+    need_logits: bool,
+) -> None:
+    op = "indexed_pool_skip_backward"
+    _check(op, x, logits, ratio, normalization)
+    check_grad(op, "grad_pooled", grad_pooled, x, (x.shape[0], x.shape[1], *logits.shape[3:]))
+    check_grad(op, "grad_skip", grad_skip, x, tuple(x.shape))
+
+
+def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> tuple[Tensor, Tensor]:
     size, layout = (x.shape[0], x.shape[1], *logits.shape[3:]), memory_format(x)
     return (
         torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout),
@@ -45,16 +64,11 @@ def _fake_backward(
     need_x: bool,
     need_logits: bool,
 ) -> tuple[Tensor, Tensor]:
-    op = "indexed_pool_skip_backward"
-    _check(op, x, logits, ratio, normalization)
-    check_grad(op, "grad_pooled", grad_pooled, x, (x.shape[0], x.shape[1], *logits.shape[3:]))
-    check_grad(op, "grad_skip", grad_skip, x, tuple(x.shape))
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
 
 
 def _reference(x: Tensor, logits: Tensor, ratio: int, normalization: str) -> tuple[Tensor, Tensor]:
-    _check(_OP, x, logits, ratio, normalization)
     pooled, skip = indexed_pool_skip_reference(x, logits, ratio, normalization)
     return like(pooled, x), like(skip, x)
 
@@ -123,6 +137,7 @@ register_family(
     Definition(
         "indexed_pool_skip",
         "(Tensor x, Tensor logits, int ratio, str normalization) -> (Tensor, Tensor)",
+        _check_forward,
         _fake,
         _reference,
         _setup_context,
@@ -132,6 +147,7 @@ register_family(
         "indexed_pool_skip_backward",
         "(Tensor grad_pooled, Tensor grad_skip, Tensor x, Tensor logits, int ratio, str normalization, bool need_x,"
         " bool need_logits) -> (Tensor, Tensor)",
+        _check_backward,
         _fake_backward,
         _reference_backward,
         _setup_context_backward,

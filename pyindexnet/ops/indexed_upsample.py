@@ -33,8 +33,20 @@ def _check(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str, h
     check_logits(op, x, logits, ratio, h, w)
 
 
-def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
+def _check_forward(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> None:
     _check(_OP, x, logits, ratio, normalization, height, width)
+
+
+def _check_backward(
+    grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
+) -> None:
+    op = "indexed_upsample_backward"
+    check_image(op, "grad", grad)
+    _check(op, x, logits, ratio, normalization, *grad.shape[2:])
+    check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *grad.shape[2:]))
+
+
+def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
     size = (x.shape[0], x.shape[1], height, width)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
@@ -42,16 +54,11 @@ def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int
 def _fake_backward(
     grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
 ) -> tuple[Tensor, Tensor]:
-    op = "indexed_upsample_backward"
-    check_image(op, "grad", grad)
-    _check(op, x, logits, ratio, normalization, *grad.shape[2:])
-    check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *grad.shape[2:]))
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
 
 
 def _reference(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
-    _check(_OP, x, logits, ratio, normalization, height, width)
     return like(indexed_upsample_reference(x, logits, ratio, normalization, height, width), x)
 
 
@@ -101,6 +108,7 @@ register_family(
     Definition(
         "indexed_upsample",
         "(Tensor x, Tensor logits, int ratio, str normalization, SymInt height, SymInt width) -> Tensor",
+        _check_forward,
         _fake,
         _reference,
         _setup_context,
@@ -110,6 +118,7 @@ register_family(
         "indexed_upsample_backward",
         "(Tensor grad, Tensor x, Tensor logits, int ratio, str normalization, bool need_x, bool need_logits)"
         " -> (Tensor, Tensor)",
+        _check_backward,
         _fake_backward,
         _reference_backward,
         _setup_context_backward,
