@@ -4,6 +4,9 @@
 // channels_last: a vector is a run of channels of one cell. Everything stays in registers between load and store; tails and
 // odd strides go through a small buffer. Arithmetic in float, double for double.
 #pragma once
+#include <initializer_list>
+#include <type_traits>
+
 #include "../common/index_normalization.h"
 #include "simd.h"
 
@@ -32,7 +35,13 @@ class CellKernel {
   static constexpr int64_t kTileCells = 1024;
 
   const CellArgs& a_;
-  const bool planar_, unit_strides_;
+  // An output of this many bytes does not stay in a cache until it is read, so its lines are written past them.
+  static constexpr int64_t kStreamBytes = int64_t{16} << 20;
+  // Elements ahead of a load that are fetched into the cache: hardware prefetchers stop at each page, and a cell reads 6
+  // streams.
+  static constexpr int kAhead = 1024 / sizeof(T);
+
+  const bool planar_, unit_strides_, stream_high_, stream_map_;
 
   // Lanes of one chunk in one tensor: position k = (dy, dx) of lane l is p[dy * y + dx * x + l * lane].
   struct Lanes {
@@ -54,7 +63,12 @@ class CellKernel {
   };
 
  public:
-  explicit CellKernel(const CellArgs& a) : a_(a), planar_(!a.channels_last), unit_strides_(unit_strides()) {}
+  explicit CellKernel(const CellArgs& a)
+      : a_(a),
+        planar_(!a.channels_last),
+        unit_strides_(unit_strides()),
+        stream_high_(stream_high()),
+        stream_map_(stream_map()) {}
 
   void run(CellRange range) {
     for (int64_t item = range.begin; item < range.end; ++item) {
@@ -70,6 +84,7 @@ class CellKernel {
         row_chunks(i, 0, a_.w, [&](int64_t j, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
       }
     }
+    if (stream_high_ || stream_map_) stream_fence();
   }
 
  private:
@@ -85,6 +100,23 @@ class CellKernel {
     if (a_.holistic) return true;
     if ((planar_ ? a_.logits.w : a_.logits.c) != 1) return false;
     return !a_.grad_logits.data || (planar_ ? a_.grad_logits.w : a_.grad_logits.c) == 1;
+  }
+
+  // Whether an output is large, and every vector of it aligned.
+  bool large(const void* data, std::initializer_list<int64_t> strides, int64_t elements) const {
+    if (!std::is_same_v<T, float> || !data || reinterpret_cast<uintptr_t>(data) % kVectorBytes) return false;
+    for (const int64_t stride : strides) {
+      if (stride != 1 && stride % L) return false;
+    }
+    return elements * int64_t{sizeof(T)} >= kStreamBytes;
+  }
+  bool stream_high() const {
+    const Image& t = a_.out_high;
+    return large(t.data, {t.n, t.c, t.h, t.w}, a_.N * a_.C * a_.H * a_.W);
+  }
+  bool stream_map() const {
+    const IndexMap& t = a_.grad_logits;
+    return !a_.holistic && large(t.data, {t.n, t.c, t.k, t.h, t.w}, a_.N * a_.C * K * a_.h * a_.w);
   }
 
   unsigned present(int64_t i, int64_t j) const {
@@ -136,12 +168,24 @@ class CellKernel {
     return {static_cast<T*>(t.data) + n * t.n + c * t.c + i * t.h + j * t.w, R * t.k, t.k, along_w ? t.w : t.c};
   }
 
+  PYINDEXNET_INLINE static void put(T* p, V a, bool past_caches) {
+    if (past_caches) {
+      stream(p, a);
+    } else {
+      store(p, a);
+    }
+  }
+
   template <class Chunk>
   PYINDEXNET_INLINE void load_high(Lanes t, Chunk chunk, V (&out)[K]) const {
     if constexpr (Chunk::planar) {
       for (int dy = 0; dy < R; ++dy) {
         V in[R];
-        for (int v = 0; v < R; ++v) in[v] = load(t.p + dy * t.y + v * L);
+        for (int v = 0; v < R; ++v) {
+          const T* p = t.p + dy * t.y + v * L;
+          __builtin_prefetch(p + kAhead);
+          in[v] = load(p);
+        }
         deinterleave<R>(in, out + dy * R);
       }
     } else {
@@ -154,10 +198,10 @@ class CellKernel {
       for (int dy = 0; dy < R; ++dy) {
         V out[R];
         interleave<R>(in + dy * R, out);
-        for (int v = 0; v < R; ++v) store(t.p + dy * t.y + v * L, out[v]);
+        for (int v = 0; v < R; ++v) put(t.p + dy * t.y + v * L, out[v], stream_high_);
       }
     } else {
-      store_positions(t, chunk, chunk.present, in);
+      store_positions(t, chunk, chunk.present, in, stream_high_);
     }
   }
   template <class Chunk>
@@ -165,6 +209,7 @@ class CellKernel {
     for (int k = 0; k < K; ++k) {
       const T* p = t.p + k / R * t.y + k % R * t.x;
       if constexpr (Chunk::fast) {
+        __builtin_prefetch(p + kAhead);
         out[k] = load(p);
       } else {
         out[k] = (chunk.present >> k) & 1u ? V(load_lanes(p, t.lane, chunk.count)) : V(0);
@@ -172,11 +217,11 @@ class CellKernel {
     }
   }
   template <class Chunk>
-  PYINDEXNET_INLINE void store_positions(Lanes t, Chunk chunk, unsigned which, const V (&in)[K]) const {
+  PYINDEXNET_INLINE void store_positions(Lanes t, Chunk chunk, unsigned which, const V (&in)[K], bool past_caches) const {
     for (int k = 0; k < K; ++k) {
       T* p = t.p + k / R * t.y + k % R * t.x;
       if constexpr (Chunk::fast) {
-        store(p, in[k]);
+        put(p, in[k], past_caches);
       } else if ((which >> k) & 1u) {
         store_lanes(p, t.lane, chunk.count, in[k]);
       }
@@ -204,7 +249,7 @@ class CellKernel {
     if (chunk.present != kAll) {
       for (int k = 0; k < K; ++k) d[k] = (chunk.present >> k) & 1u ? d[k] : V(0);
     }
-    store_positions(t, chunk, kAll, d);
+    store_positions(t, chunk, kAll, d, stream_map_);
   }
 
   // --- one chunk --------------------------------------------------------------------------------------------------------

@@ -203,6 +203,30 @@ PYINDEXNET_INLINE void store(bfloat16* p, VecF a) {
   std::memcpy(p, &raw, sizeof(raw));
 }
 
+// Past the caches, for outputs larger than those: the lines written are not read first. p must be aligned to the vector, and
+// stream_fence() must come before another thread may read.
+template <class T, class V>
+PYINDEXNET_INLINE void stream(T* p, V a) {
+  store(p, a);
+}
+#if defined(__AVX512F__)
+PYINDEXNET_INLINE void stream(float* p, VecF a) {
+  _mm512_stream_ps(p, a.v);
+}
+PYINDEXNET_INLINE void stream_fence() {
+  _mm_sfence();
+}
+#elif defined(__AVX__)
+PYINDEXNET_INLINE void stream(float* p, VecF a) {
+  _mm256_stream_ps(p, a.v);
+}
+PYINDEXNET_INLINE void stream_fence() {
+  _mm_sfence();
+}
+#else
+PYINDEXNET_INLINE void stream_fence() {}
+#endif
+
 #if defined(__AVX512F__)
 PYINDEXNET_INLINE VecF load(const float16* p) {
   return VecF::Native(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from pyindexnet import backends
+from pyindexnet.ops._common import TRITON_INTERPRETED
 from pyindexnet.testing import OpSpec, Sample, make_tensors, measure
 from pyindexnet.testing.parity import run
 
@@ -115,3 +117,20 @@ def test_absent_positions_do_not_leak(spec: OpSpec, variant: tuple[str, str], dt
             assert torch.equal(a, b), sample.id
         grad = args[1][1][1]
         assert not grad.masked_select(absent.expand_as(grad)).any(), sample.id
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("holistic", [False, True], ids=["depthwise", "holistic"])
+@pytest.mark.parametrize("width", [512, 518])
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
+@pytest.mark.skipif(TRITON_INTERPRETED, reason="too large for Triton's interpreter")
+def test_large_outputs(spec: OpSpec, width: int, holistic: bool, layout: str) -> None:
+    """Beyond 16 MiB the CPU kernels write past the caches where vectors are aligned, which 518 columns are not."""
+    low = (1, 16, 260, width // 2)
+    x = low if spec.name == "indexed_upsample" else (1, 16, 520, width)
+    options = dict(spec.default_options())
+    if "output_size" in options:
+        options["output_size"] = (520, width)
+    sample = Sample(f"large-{width}-{holistic}", (x, (1, 1 if holistic else 16, 4, *low[2:])), options)
+    for row in measure(spec, sample, SUFFIX[backends.choose(spec.name, torch.empty(0))], torch.float32, "cpu", layout):
+        assert row.ok, str(row)
