@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators: public functions over backends that are registered with PyTorch."""
 
+from .grouped_spatial_fusion import grouped_spatial_fusion
 from .indexed_pool import indexed_pool
 from .indexed_pool_skip import indexed_pool_skip
 from .indexed_upsample import indexed_upsample
 
-__all__ = ["indexed_pool", "indexed_pool_skip", "indexed_upsample"]
+__all__ = ["grouped_spatial_fusion", "indexed_pool", "indexed_pool_skip", "indexed_upsample"]
