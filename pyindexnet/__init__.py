@@ -6,19 +6,32 @@ from ._version import __version__
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
-from .ops import grouped_spatial_fusion, indexed_pool, indexed_pool_skip, indexed_upsample
+from .ops import (
+    carafe,
+    dynamic_downsample,
+    dynamic_upsample,
+    grouped_spatial_fusion,
+    indexed_pool,
+    indexed_pool_skip,
+    indexed_upsample,
+    non_background_pool,
+)
 
 __all__ = [
     "BackendError",
     "__version__",
     "backends",
+    "carafe",
     "create_model",
+    "dynamic_downsample",
+    "dynamic_upsample",
     "grouped_spatial_fusion",
     "indexed_pool",
     "indexed_pool_skip",
     "indexed_upsample",
     "list_models",
     "load_checkpoint",
+    "non_background_pool",
     "tune_allocator",
     "use_backend",
 ]

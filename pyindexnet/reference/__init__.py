@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators in plain PyTorch, forward and closed-form backward: the specification that every backend is tested against."""
 
+from .dynamic_downsample import dynamic_downsample_reference
+from .dynamic_upsample import dynamic_upsample_reference
 from .grouped_spatial_fusion import grouped_spatial_fusion_reference
 from .indexed_pool import indexed_pool_backward_reference, indexed_pool_reference
 from .indexed_pool_skip import indexed_pool_skip_backward_reference, indexed_pool_skip_reference
 from .indexed_upsample import indexed_upsample_backward_reference, indexed_upsample_reference
+from .non_background_pool import non_background_pool_backward_reference, non_background_pool_reference
 from .normalization import NORMALIZATIONS
 
 __all__ = [
     "NORMALIZATIONS",
+    "dynamic_downsample_reference",
+    "dynamic_upsample_reference",
     "grouped_spatial_fusion_reference",
     "indexed_pool_backward_reference",
     "indexed_pool_reference",
@@ -16,4 +21,6 @@ __all__ = [
     "indexed_pool_skip_reference",
     "indexed_upsample_backward_reference",
     "indexed_upsample_reference",
+    "non_background_pool_backward_reference",
+    "non_background_pool_reference",
 ]
