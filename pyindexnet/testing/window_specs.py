@@ -105,7 +105,7 @@ GROUPED_SPATIAL_FUSION = OpSpec(
     terms=_terms("kernels"),
     samples=_fusion_samples(),
     errors=(
-        *_errors(_FUSION, "kernels", 8),
+        *_errors(_FUSION, "kernels", 74),
         (spoil(kernel_size=2), f"{_FUSION}: kernel_size must be one of 1, 3, 5, 7, got 2"),
         (spoil(group_order="mixed"), f"{_FUSION}: group_order must be one of blocked, interleaved, got 'mixed'"),
     ),
