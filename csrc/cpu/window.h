@@ -5,6 +5,7 @@
 // columns of equal remainder by the stride side by side), so that the inner loops have no borders, strides or dtypes. They keep
 // a block of channels x sub-positions (or taps) in registers. Arithmetic in float, double for double.
 #pragma once
+#include <initializer_list>
 #include <type_traits>
 
 #include "../common/window_normalization.h"
@@ -38,6 +39,7 @@ class WindowKernel {
   int64_t offset_[kMaxKernel * kMaxKernel];  // of each tap in the scratch rows of x
   int64_t shift_[kMaxKernel];                // tap column tx reads cell column + shift, in phase phase_[tx]
   int64_t phase_[kMaxKernel];
+  bool stream_y_, stream_grad_x_, stream_grad_logits_;
   int64_t halo_;  // columns left and right of a tile that its windows reach, in whole vectors
 
   struct Item {
@@ -67,6 +69,12 @@ class WindowKernel {
     }
     for (int t = 0; t < taps_; ++t) offset_[t] = (t / a.k * D_ + phase_[t % a.k]) * pitch_ + kHalo + shift_[t % a.k];
     halo_ = (reach + L - 1) / L * L;
+    const Planes &y = a.y, &x = a.grad_x;
+    const Kernels& k = a.grad_logits;
+    const int64_t planes = a.N * a.G * a.M;
+    stream_y_ = !x.data && !k.data && large(y.data, {y.n, y.g, y.m, y.h}, planes * a.P * a.Q);
+    stream_grad_x_ = large(x.data, {x.n, x.g, x.m, x.h}, planes * a.H * a.W);
+    stream_grad_logits_ = large(k.data, {k.n, k.g, k.t, k.sy, k.sx, k.h}, a.N * a.G * taps_ * kS * a.h * a.w) && !a.dense;
   }
 
   void run(bool backward, WindowRange range) {
@@ -76,46 +84,76 @@ class WindowKernel {
           plane / a_.G, plane % a_.G, band * p_.band_rows, (band + 1) * p_.band_rows, tile * p_.tile, (tile + 1) * p_.tile};
       backward ? run_backward(item) : run_forward(item);
     }
+    if (stream_y_ || stream_grad_x_ || stream_grad_logits_) stream_fence();
   }
 
  private:
+  // An output of this many bytes does not stay in a cache until it is read: its vectors, if all aligned, are written past them.
+  static constexpr int64_t kStreamBytes = int64_t{16} << 20;
+  static bool large(const void* data, std::initializer_list<int64_t> strides, int64_t elements) {
+    if (!std::is_same_v<T, float> || !data || reinterpret_cast<uintptr_t>(data) % kVectorBytes) return false;
+    for (const int64_t stride : strides) {
+      if (stride % L) return false;
+    }
+    return elements * int64_t{sizeof(T)} >= kStreamBytes;
+  }
+
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
   static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
   static int64_t vectors(int64_t columns) { return (columns + L - 1) / L; }
 
-  // --- memory: kK neighbouring columns of a row for each of L cells, the first of them cell j (a multiple of L)
-  // -----------------
+  // --- memory ----------------------------------------------------------------------------------------------------
+  // kK neighbouring columns of a row for each of L cells, the first of them cell j, a multiple of L.
+  // Column kK * j + e of the row is p[e * near + j * far].
 
-  static V load_strided(const T* p, int64_t stride, int64_t j, int64_t count) {
-    if (j < 0 || j >= count) return V(A(0));
-    if (stride == 1 && j + L <= count) return load(p + j);
-    return load_lanes(p + j * stride, stride, static_cast<int>(least(L, count - j)));
-  }
-  // Column kK * j + e of the row is p[e * near + j * far]; columns from `columns` on are 0.
+  static constexpr int count_of(int64_t left) { return left < L ? static_cast<int>(left) : L; }
+  // Columns from `columns` on are 0; j >= 0.
   template <int kK>
-  static PYINDEXNET_INLINE void load_columns(const T* p, int64_t near, int64_t far, int64_t j, int64_t columns, V (&out)[kK]) {
-    if (kK > 1 && near == 1 && far == kK && j >= 0 && (j + L) * kK <= columns) {
-      V in[kK];
-      for (int v = 0; v < kK; ++v) in[v] = load(p + j * kK + v * L);
-      if constexpr (kK > 1) deinterleave<kK>(in, out);
-      return;
+  static __attribute__((noinline)) void load_tail(
+      const T* p, int64_t near, int64_t far, int64_t j, int64_t columns, V (&out)[kK]) {
+    for (int e = 0; e < kK; ++e) {
+      const int64_t count = (columns - e + kK - 1) / kK;
+      out[e] = j < count ? V(load_lanes(p + e * near + j * far, far, count_of(count - j))) : V(A(0));
     }
-    for (int e = 0; e < kK; ++e) out[e] = load_strided(p + e * near, far, j, (columns - e + kK - 1) / kK);
-  }
-  static void store_strided(T* p, int64_t stride, int64_t j, int64_t count, V a) {
-    if (j >= count) return;
-    if (stride == 1 && j + L <= count) return store(p + j, a);
-    store_lanes(p + j * stride, stride, static_cast<int>(least(L, count - j)), a);
   }
   template <int kK>
-  static PYINDEXNET_INLINE void store_columns(T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK]) {
+  static __attribute__((noinline)) void store_tail(
+      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK]) {
     if (kK > 1 && near == 1 && far == kK) {
       V out[kK];
       if constexpr (kK > 1) interleave<kK>(in, out);
-      for (int v = 0; v < kK; ++v) store_strided(p, 1, j * kK + v * L, columns, out[v]);
+      for (int v = 0; v < kK; ++v) {
+        const int64_t first = j * kK + v * L;
+        if (first < columns) store_lanes(p + first, 1, count_of(columns - first), out[v]);
+      }
       return;
     }
-    for (int e = 0; e < kK; ++e) store_strided(p + e * near, far, j, (columns - e + kK - 1) / kK, in[e]);
+    for (int e = 0; e < kK; ++e) {
+      const int64_t count = (columns - e + kK - 1) / kK;
+      if (j < count) store_lanes(p + e * near + j * far, far, count_of(count - j), in[e]);
+    }
+  }
+  // Whether vectors of memory are (interleaved) vectors of cells.
+  template <int kK>
+  static bool unit(int64_t near, int64_t far) {
+    return far == kK && (kK == 1 || near == 1);
+  }
+  template <int kK>
+  static PYINDEXNET_INLINE void store_columns(
+      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK], bool past_caches) {
+    if ((j + L) * kK > columns) return store_tail<kK>(p, near, far, j, columns, in);
+    if (kK > 1 && far == 1) {  // a plane for each sub-position
+      for (int e = 0; e < kK; ++e) past_caches ? stream(p + e * near + j, in[e]) : store(p + e * near + j, in[e]);
+      return;
+    }
+    if (!unit<kK>(near, far)) return store_tail<kK>(p, near, far, j, columns, in);
+    V out[kK];
+    if constexpr (kK == 1) {
+      out[0] = in[0];
+    } else {
+      interleave<kK>(in, out);
+    }
+    for (int v = 0; v < kK; ++v) past_caches ? stream(p + j * kK + v * L, out[v]) : store(p + j * kK + v * L, out[v]);
   }
 
   static T* row(const Planes& t, const Item& at, int64_t m, int64_t h) {
@@ -125,19 +163,43 @@ class WindowKernel {
     return static_cast<T*>(t.data) + at.n * t.n + at.g * t.g + tap * t.t + sy * t.sy + i * t.h;
   }
 
-  // Columns [from, to) of kR sub-positions of a row of cells, as floating vectors `step` apart; 0 where `present` is false.
+  // Cells [from, to) of a row, column e of each at out[e * step + cell - from]; 0 outside the columns and where `present` is
+  // false.
   template <int kK>
   PYINDEXNET_INLINE void copy_row(const T* p, bool present, int64_t near, int64_t far, int64_t columns, int64_t from,
       int64_t to, A* out, int64_t step) const {
-    for (int64_t j = from; j < to; j += L, out += L) {
-      V values[kK];
-      if (present) {
-        load_columns<kK>(p, near, far, j, columns, values);
-      } else {
-        for (int e = 0; e < kK; ++e) values[e] = V(A(0));
+    const auto zeros = [&](int64_t j, int64_t end) PYINDEXNET_LAMBDA_INLINE {
+      for (; j < end; j += L) {
+        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, V(A(0)));
       }
-      for (int e = 0; e < kK; ++e) store(out + e * step, values[e]);
+      return j;
+    };
+    int64_t j = zeros(from, present ? 0 : to);
+    if (!present) return;
+    if (unit<kK>(near, far)) {
+      for (; j < to && (j + L) * kK <= columns; j += L) {
+        V values[kK];
+        for (int v = 0; v < kK; ++v) values[v] = load(p + j * kK + v * L);
+        if constexpr (kK == 1) {
+          store(out + j - from, values[0]);
+        } else {
+          V apart[kK];
+          deinterleave<kK>(values, apart);
+          for (int e = 0; e < kK; ++e) store(out + e * step + j - from, apart[e]);
+        }
+      }
     }
+    if (kK > 1 && far == 1) {  // a plane for each sub-position
+      for (; j < to && (j + L) * kK <= columns; j += L) {
+        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, load(p + e * near + j));
+      }
+    }
+    for (; j < to && j * kK < columns; j += L) {
+      V values[kK];
+      load_tail<kK>(p, near, far, j, columns, values);
+      for (int e = 0; e < kK; ++e) store(out + e * step + j - from, values[e]);
+    }
+    zeros(j, to);
   }
 
   // Raw logits of row i, cells [from, to): out[(t * kS + s) * pitch + cell - from]. Absent sub-positions read as 0.
@@ -171,8 +233,7 @@ class WindowKernel {
     copy_x<1>(at, m, channels, first, rows);
   }
 
-  // --- weights
-  // ------------------------------------------------------------------------------------------------------------------
+  // --- weights ---------------------------------------------------------------------------------------------
 
   // A column of taps in scratch memory.
   struct Taps {
@@ -194,26 +255,43 @@ class WindowKernel {
     }
   }
 
-  // --- forward
-  // ------------------------------------------------------------------------------------------------------------------
+  // Weights of a row of cells: tap t of sub-position s from p + t * this->t + s * this->s on.
+  struct Weights {
+    const A* p;
+    int64_t t, s;
+  };
+  // Whether the logits can serve as weights where they are: used as they are, whole vectors, nothing absent.
+  bool usable_logits() const {
+    return std::is_same_v<T, A> && a_.normalization == Normalization::none && a_.logits.w == 1 && a_.w % L == 0 &&
+           a_.w * kR == a_.Q && a_.h * kR == a_.P && (kR == 1 || a_.logits.sy == kR * a_.logits.sx);
+  }
+  Weights weights(const Item& at, int64_t i, int64_t r, bool direct) const {
+    if constexpr (std::is_same_v<T, A>) {
+      if (direct) return {row(a_.logits, at, 0, 0, i) + at.column, a_.logits.t, a_.logits.sx};
+    }
+    return {z_ + r * taps_ * kS * pitch_, kS * pitch_, pitch_};
+  }
+
+  // --- forward ---------------------------------------------------------------------------------------------
 
   void run_forward(Item at) const {
     at.row_end = least(at.row_end, a_.h), at.column_end = least(at.column_end, a_.w);
     if (at.column >= at.column_end) return;
     const int64_t end = at.column + vectors(at.column_end - at.column) * L;
+    const bool direct = usable_logits();
     for (int64_t i0 = at.row; i0 < at.row_end; i0 += p_.strip) {
       const int64_t rows = least(p_.strip, at.row_end - i0), x_rows = (rows - 1) * D_ + a_.k;
-      for (int64_t r = 0; r < rows; ++r) weigh_row(at, i0 + r, at.column, end, z_ + r * taps_ * kS * pitch_);
+      for (int64_t r = 0; r < rows && !direct; ++r) weigh_row(at, i0 + r, at.column, end, z_ + r * taps_ * kS * pitch_);
       for (int64_t m = 0; m < a_.M; m += kChannels) {
         const int channels = static_cast<int>(least(kChannels, a_.M - m));
         copy_x(at, m, channels, i0 * D_ - a_.before(), x_rows);
         for (int64_t r = 0; r < rows; ++r) {
+          const Weights z = weights(at, i0 + r, r, direct);
           if (channels == kChannels) {
-            weighted_sums<kChannels>(at, i0 + r, m, z_ + r * taps_ * kS * pitch_, x_ + r * D_ * D_ * pitch_, x_rows);
+            weighted_sums<kChannels>(at, i0 + r, m, z, x_ + r * D_ * D_ * pitch_, x_rows);
           } else {
             for (int b = 0; b < channels; ++b) {
-              const A* x = x_ + (b * x_rows + r * D_) * D_ * pitch_;
-              weighted_sums<1>(at, i0 + r, m + b, z_ + r * taps_ * kS * pitch_, x, x_rows);
+              weighted_sums<1>(at, i0 + r, m + b, z, x_ + (b * x_rows + r * D_) * D_ * pitch_, x_rows);
             }
           }
         }
@@ -224,7 +302,7 @@ class WindowKernel {
   // y of one row of cells in kB channels from m.
   template <int kB>
   __attribute__((noinline)) void weighted_sums(
-      const Item& at, int64_t i, int64_t m, const A* z, const A* x, int64_t x_rows) const {
+      const Item& at, int64_t i, int64_t m, Weights z, const A* x, int64_t x_rows) const {
     const int64_t channel = x_rows * D_ * pitch_;
     for (int64_t j = at.column; j < at.column_end; j += L) {
       const int64_t column = j - at.column;
@@ -233,10 +311,10 @@ class WindowKernel {
         for (auto& of_channel : sum) {
           for (V& one : of_channel) one = V(A(0));
         }
-        const A* weights = z + sy * kR * pitch_ + column;
-        for (int t = 0; t < taps_; ++t, weights += kS * pitch_) {
+        const A* weights = z.p + sy * kR * z.s + column;
+        for (int t = 0; t < taps_; ++t, weights += z.t) {
           V w[kRows * kR];
-          for (int s = 0; s < kRows * kR; ++s) w[s] = load(weights + s * pitch_);
+          for (int s = 0; s < kRows * kR; ++s) w[s] = load(weights + s * z.s);
           for (int b = 0; b < kB; ++b) {
             const V pixel = load(x + b * channel + offset_[t] + column);
             for (int s = 0; s < kRows * kR; ++s) sum[b][s] = sum[b][s] + w[s] * pixel;
@@ -248,15 +326,14 @@ class WindowKernel {
             if (h >= a_.P) continue;
             V values[kR];
             for (int e = 0; e < kR; ++e) values[e] = sum[b][s * kR + e];
-            store_columns<kR>(row(a_.y, at, m + b, h), a_.y.w, kR * a_.y.w, j, a_.Q, values);
+            store_columns<kR>(row(a_.y, at, m + b, h), a_.y.w, kR * a_.y.w, j, a_.Q, values, stream_y_);
           }
         }
       }
     }
   }
 
-  // --- backward
-  // -----------------------------------------------------------------------------------------------------------------
+  // --- backward --------------------------------------------------------------------------------------------
 
   // Gradient of y at row i, channels m..: out[(channel * strip + row) * kS + s], with halo; 0 where there is none.
   __attribute__((noinline)) void copy_grad(const Item& at, int64_t m, int channels, int64_t i0, int64_t rows) const {
@@ -332,7 +409,7 @@ class WindowKernel {
       for (int64_t j = at.column; j * kD < columns; j += L) {
         V values[kD];
         for (int e = 0; e < kD; ++e) values[e] = rows ? load(rows + ((h - from) * kD + e) * pitch_ + j - at.column) : V(A(0));
-        store_columns<kD>(row(a_.grad_x, at, m, h), a_.grad_x.w, kD * a_.grad_x.w, j, columns, values);
+        store_columns<kD>(row(a_.grad_x, at, m, h), a_.grad_x.w, kD * a_.grad_x.w, j, columns, values, stream_grad_x_);
       }
     }
   }
@@ -410,7 +487,7 @@ class WindowKernel {
         for (int64_t j = at.column; j < to; j += L) {
           V values[kR];
           for (int e = 0; e < kR; ++e) values[e] = load(d + (t * kS + sy * kR + e) * pitch_ + j - at.column);
-          store_columns<kR>(p, a_.grad_logits.sx, a_.grad_logits.w, j, columns, values);
+          store_columns<kR>(p, a_.grad_logits.sx, a_.grad_logits.w, j, columns, values, stream_grad_logits_);
         }
       }
     }

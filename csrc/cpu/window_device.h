@@ -32,10 +32,11 @@ struct WindowDevice {
   static WindowPlan plan(const WindowArgs& a, bool backward) {
     WindowPlan p;
     const int64_t rows = std::max(a.h, ceil_div(a.H, a.stride)), columns = std::max(a.w, ceil_div(a.W, a.stride));
-    // The weights of a strip should stay in the first-level cache, in the backward (more loads per value) in the second.
+    // The weights of a strip should leave room in a second-level cache; long runs of memory are worth more than the first.
+    constexpr int64_t kWeightBytes = 131072;
     const int64_t element = a.dtype == DType::float64 ? 8 : 4, per_cell = a.taps() * a.scale * a.scale;
-    const int64_t cells = std::max<int64_t>(1, (backward ? 65536 : 32768) / (element * per_cell));
-    const int64_t widest = std::clamp<int64_t>(cells / 16 * 16, backward ? 64 : 32, 512);
+    const int64_t cells = std::max<int64_t>(1, kWeightBytes / (element * per_cell));
+    const int64_t widest = std::clamp<int64_t>(cells / 16 * 16, 32, 256);
     p.tiles = ceil_div(columns, widest);
     p.tile = ceil_div(ceil_div(columns, p.tiles), 16) * 16;
     p.tiles = ceil_div(columns, p.tile);
