@@ -158,6 +158,7 @@ def _triton_launcher(name: str, module: str) -> Callable[..., Any]:
 
 
 _families: dict[str, tuple[Definition, ...]] = {}
+_overloads: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def register_family(op: str, *definitions: Definition) -> None:
@@ -172,6 +173,7 @@ def register_family(op: str, *definitions: Definition) -> None:
         torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
         backends.register(op, backend, why_not)
+        _overloads[op, backend] = getattr(torch.ops.pyindexnet, op + SUFFIX[backend]).default
 
 
 def family(op: str) -> tuple[Definition, ...]:
@@ -181,5 +183,4 @@ def family(op: str) -> tuple[Definition, ...]:
 
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
     """The dispatcher op of the chosen backend."""
-    name = backends.choose(op, *tensors, backend=backend)
-    return getattr(torch.ops.pyindexnet, op + SUFFIX[name])
+    return _overloads[op, backends.choose(op, *tensors, backend=backend)]
