@@ -21,7 +21,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SUFFIX = {"cpu": "", "cuda": "", "triton": "_triton", "reference": "_reference"}
 _NAMESPACE = "pyindexnet"
 
-# Constants of the process: torch.compile must be able to trace a read of them.
+# Constants of the process: torch.compile must be able to trace a read of them (torch 2.11 cannot trace the question).
+_AUTOCAST_DEVICES = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 #: Triton's kernels run in its interpreter, on CPU tensors too. Triton reads the variable when it is imported.
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -32,7 +33,7 @@ CUDA_ARCHITECTURES: tuple[str, ...] = () if _extension.MODULE is None else tuple
 def autocast_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast floating inputs to the active autocast dtype; float64 is left alone."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
