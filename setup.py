@@ -79,9 +79,8 @@ class NinjaBuild(build_ext):
 
         # PyTorch brings the headers of pybind11 along.
         includes = [*include_paths(), sysconfig.get_paths()["include"]]
-        common = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET} -DTORCH_STABLE_ONLY " + " ".join(
-            f"-isystem {path}" for path in includes
-        )
+        system = " ".join(f"-isystem {path}" for path in includes)
+        common = f"-std=c++20 -DTORCH_TARGET_VERSION={TORCH_TARGET} -DTORCH_STABLE_ONLY {system}"
         # fp-contract: vector code relies on fused multiply-adds. The kernels include nothing of torch, see csrc/common.
         warnings = "-Wall -Wextra -Wno-unused-parameter"
         cxx_flags = f"{common} -O2 -fPIC -fvisibility=hidden {warnings}"
@@ -113,7 +112,9 @@ class NinjaBuild(build_ext):
             lines.append(f"build {out}: {rule} {source}\n  flags = {flags}")
             objects.append(out)
 
-        add("cxx", ROOT / "csrc/module.cpp", f"{cxx_flags} -include {facts_file}")
+        # Uses pybind11 alone, whose headers torch 2.11 refuses under TORCH_STABLE_ONLY.
+        module_flags = f"-std=c++20 {system} -O2 -fPIC -fvisibility=hidden {warnings} -include {facts_file}"
+        add("cxx", ROOT / "csrc/module.cpp", module_flags)
         for source in sorted((ROOT / "csrc/cpu").glob("*.cpp")):
             add("cxx", source, cxx_flags)
         isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"generic": ""}

@@ -114,10 +114,10 @@ def check_model(name: str, model: nn.Module, backend: str | None, device: str) -
     x = torch.randn(1, 4, 64, 64)
     torch.manual_seed(0)
     plain = create_model(NAME, **OPTIONS).eval()
-    with torch.no_grad(), use_backend("reference"):
+    with torch.inference_mode(), use_backend("reference"):
         gold = copy.deepcopy(plain).double()(x.double())
         noise = error(plain.to(device)(x.to(device)), gold)
-    with torch.no_grad(), use_backend(backend):
+    with torch.inference_mode(), use_backend(backend):
         found = error(model.to(device).eval()(x.to(device)), gold)
     if found > 10 * noise:
         raise WrongResult(f"{NAME}, {name}: error {found:.3e}, noise of the reference network {noise:.3e}")

@@ -130,7 +130,7 @@ def measure_case(
         for name, function in calls.items():
             inputs = tensors.published if name in ("eager", "compile") else tensors.ours
             sides.append(make_side(name, function, inputs, tensors.cotangents, mode))
-        with torch.set_grad_enabled(mode != "forward"):
+        with torch.inference_mode(mode == "forward"):
             timings = time_sides(sides, clock, effort)
         key = {
             "op": bench.name,

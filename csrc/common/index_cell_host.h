@@ -15,11 +15,13 @@
 #include <tuple>
 
 #include "index_cell.h"
+#include "string_argument.h"
 
 namespace pyindexnet {
 using torch::stable::Tensor;
 
-inline Normalization parse_normalization(const char* op, const std::string& name) {
+inline Normalization take_normalization(const char* op, StringArgument argument) {
+  const std::string name = take(argument);
   static constexpr const char* kNames[] = {"none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid"};
   for (int i = 0; i < 5; ++i) {
     if (name == kNames[i]) return static_cast<Normalization>(i);
@@ -76,8 +78,8 @@ inline void check_image(const char* op, const char* name, const Tensor& t, const
 }
 
 // Everything but the images: sizes, logits, options. (h, w) follow from the logits and are checked against H x W.
-inline CellArgs cell_args(const char* op, const Tensor& x, const Tensor& logits, int64_t ratio,
-    const std::string& normalization, int64_t H, int64_t W) {
+inline CellArgs cell_args(
+    const char* op, const Tensor& x, const Tensor& logits, int64_t ratio, Normalization normalization, int64_t H, int64_t W) {
   STD_TORCH_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", x.dim());
   STD_TORCH_CHECK(logits.dim() == 5, op, ": logits must have 5 dimensions, got ", logits.dim());
   STD_TORCH_CHECK(ratio >= 2 && ratio <= 4, op, ": ratio must be 2, 3 or 4, got ", ratio);
@@ -85,7 +87,7 @@ inline CellArgs cell_args(const char* op, const Tensor& x, const Tensor& logits,
   a.N = x.size(0), a.C = x.size(1), a.H = H, a.W = W;
   a.h = logits.size(3), a.w = logits.size(4);
   a.ratio = static_cast<int32_t>(ratio);
-  a.normalization = parse_normalization(op, normalization);
+  a.normalization = normalization;
   a.dtype = parse_dtype(op, x);
   a.holistic = logits.size(1) == 1;
   a.channels_last = is_channels_last(x);
@@ -103,9 +105,10 @@ inline CellArgs cell_args(const char* op, const Tensor& x, const Tensor& logits,
 }
 
 template <class Device>
-Tensor indexed_pool(Tensor x, Tensor logits, int64_t ratio, std::string normalization) {
+Tensor indexed_pool(Tensor x, Tensor logits, int64_t ratio, StringArgument normalization) {
+  const Normalization how = take_normalization("indexed_pool", normalization);
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool: x must have 4 dimensions, got ", x.dim());
-  CellArgs a = cell_args("indexed_pool", x, logits, ratio, normalization, x.size(2), x.size(3));
+  CellArgs a = cell_args("indexed_pool", x, logits, ratio, how, x.size(2), x.size(3));
   [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor y = empty_image(x, {a.N, a.C, a.h, a.w}, a.channels_last);
   a.factor_high = image(x), a.out_low = image(y);
@@ -115,9 +118,10 @@ Tensor indexed_pool(Tensor x, Tensor logits, int64_t ratio, std::string normaliz
 
 template <class Device>
 std::tuple<Tensor, Tensor> indexed_pool_backward(
-    Tensor grad, Tensor x, Tensor logits, int64_t ratio, std::string normalization, bool need_x, bool need_logits) {
+    Tensor grad, Tensor x, Tensor logits, int64_t ratio, StringArgument normalization, bool need_x, bool need_logits) {
+  const Normalization how = take_normalization("indexed_pool_backward", normalization);
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_backward: x must have 4 dimensions, got ", x.dim());
-  CellArgs a = cell_args("indexed_pool_backward", x, logits, ratio, normalization, x.size(2), x.size(3));
+  CellArgs a = cell_args("indexed_pool_backward", x, logits, ratio, how, x.size(2), x.size(3));
   check_image("indexed_pool_backward", "grad", grad, x, a.C, a.h, a.w);
   [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor grad_x = need_x ? empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last) : empty_vector(x);
@@ -130,8 +134,9 @@ std::tuple<Tensor, Tensor> indexed_pool_backward(
 }
 
 template <class Device>
-Tensor indexed_upsample(Tensor x, Tensor logits, int64_t ratio, std::string normalization, int64_t height, int64_t width) {
-  CellArgs a = cell_args("indexed_upsample", x, logits, ratio, normalization, height, width);
+Tensor indexed_upsample(Tensor x, Tensor logits, int64_t ratio, StringArgument normalization, int64_t height, int64_t width) {
+  const Normalization how = take_normalization("indexed_upsample", normalization);
+  CellArgs a = cell_args("indexed_upsample", x, logits, ratio, how, height, width);
   check_image("indexed_upsample", "x", x, x, a.C, a.h, a.w);
   [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor y = empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last);
@@ -142,9 +147,10 @@ Tensor indexed_upsample(Tensor x, Tensor logits, int64_t ratio, std::string norm
 
 template <class Device>
 std::tuple<Tensor, Tensor> indexed_upsample_backward(
-    Tensor grad, Tensor x, Tensor logits, int64_t ratio, std::string normalization, bool need_x, bool need_logits) {
+    Tensor grad, Tensor x, Tensor logits, int64_t ratio, StringArgument normalization, bool need_x, bool need_logits) {
+  const Normalization how = take_normalization("indexed_upsample_backward", normalization);
   STD_TORCH_CHECK(grad.dim() == 4, "indexed_upsample_backward: grad must have 4 dimensions, got ", grad.dim());
-  CellArgs a = cell_args("indexed_upsample_backward", x, logits, ratio, normalization, grad.size(2), grad.size(3));
+  CellArgs a = cell_args("indexed_upsample_backward", x, logits, ratio, how, grad.size(2), grad.size(3));
   check_image("indexed_upsample_backward", "x", x, x, a.C, a.h, a.w);
   check_image("indexed_upsample_backward", "grad", grad, x, a.C, a.H, a.W);
   [[maybe_unused]] const auto guard = Device::guard(x);
@@ -158,9 +164,10 @@ std::tuple<Tensor, Tensor> indexed_upsample_backward(
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> indexed_pool_skip(Tensor x, Tensor logits, int64_t ratio, std::string normalization) {
+std::tuple<Tensor, Tensor> indexed_pool_skip(Tensor x, Tensor logits, int64_t ratio, StringArgument normalization) {
+  const Normalization how = take_normalization("indexed_pool_skip", normalization);
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_skip: x must have 4 dimensions, got ", x.dim());
-  CellArgs a = cell_args("indexed_pool_skip", x, logits, ratio, normalization, x.size(2), x.size(3));
+  CellArgs a = cell_args("indexed_pool_skip", x, logits, ratio, how, x.size(2), x.size(3));
   [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor pooled = empty_image(x, {a.N, a.C, a.h, a.w}, a.channels_last);
   Tensor skip = empty_image(x, {a.N, a.C, a.H, a.W}, a.channels_last);
@@ -171,9 +178,10 @@ std::tuple<Tensor, Tensor> indexed_pool_skip(Tensor x, Tensor logits, int64_t ra
 
 template <class Device>
 std::tuple<Tensor, Tensor> indexed_pool_skip_backward(Tensor grad_pooled, Tensor grad_skip, Tensor x, Tensor logits,
-    int64_t ratio, std::string normalization, bool need_x, bool need_logits) {
+    int64_t ratio, StringArgument normalization, bool need_x, bool need_logits) {
+  const Normalization how = take_normalization("indexed_pool_skip_backward", normalization);
   STD_TORCH_CHECK(x.dim() == 4, "indexed_pool_skip_backward: x must have 4 dimensions, got ", x.dim());
-  CellArgs a = cell_args("indexed_pool_skip_backward", x, logits, ratio, normalization, x.size(2), x.size(3));
+  CellArgs a = cell_args("indexed_pool_skip_backward", x, logits, ratio, how, x.size(2), x.size(3));
   check_image("indexed_pool_skip_backward", "grad_pooled", grad_pooled, x, a.C, a.h, a.w);
   check_image("indexed_pool_skip_backward", "grad_skip", grad_skip, x, a.C, a.H, a.W);
   [[maybe_unused]] const auto guard = Device::guard(x);

@@ -40,6 +40,13 @@ PYINDEXNET_HOST_DEVICE void softmax(V (&a)[K], unsigned present) {
   for (int k = 0; k < K; ++k) a[k] = a[k] * scale;
 }
 
+// a <- softmax(sigmoid(a)); csrc/cpu/simd.h has a shorter way for K = 4.
+template <int K, class V>
+PYINDEXNET_HOST_DEVICE void softmax_of_sigmoid(V (&a)[K], unsigned present) {
+  for (int k = 0; k < K; ++k) a[k] = sigmoid(a[k]);
+  softmax<true>(a, present);
+}
+
 // d <- z (d - sum_k z_k d_k), the vector-Jacobian product of the softmax with output z.
 template <int K, class V>
 PYINDEXNET_HOST_DEVICE void softmax_vjp(const V (&z)[K], V (&d)[K]) {
@@ -51,9 +58,10 @@ PYINDEXNET_HOST_DEVICE void softmax_vjp(const V (&z)[K], V (&d)[K]) {
 // a <- z(a). Absent positions may hold anything afterwards; callers never use them.
 template <int K, class V>
 PYINDEXNET_HOST_DEVICE void normalize(V (&a)[K], Normalization how, unsigned present) {
-  if (how == Normalization::sigmoid || how == Normalization::sigmoid_softmax) {
+  if (how == Normalization::sigmoid) {
     for (int k = 0; k < K; ++k) a[k] = sigmoid(a[k]);
-    if (how == Normalization::sigmoid_softmax) softmax<true>(a, present);
+  } else if (how == Normalization::sigmoid_softmax) {
+    softmax_of_sigmoid(a, present);
   } else if (how == Normalization::softmax || how == Normalization::softmax_sigmoid) {
     softmax<false>(a, present);
     if (how == Normalization::softmax_sigmoid) {

@@ -37,16 +37,20 @@ class CellKernel {
   const CellArgs& a_;
   // An output of this many bytes does not stay in a cache until it is read, so its lines are written past them.
   static constexpr int64_t kStreamBytes = int64_t{16} << 20;
-  // Elements ahead of a load that are fetched into the cache: hardware prefetchers stop at each page, and a cell reads 6
-  // streams.
-  static constexpr int kAhead = 1024 / sizeof(T);
+  // What is fetched into the cache ahead of its load, since hardware prefetchers stop at each page and a cell reads 6 streams:
+  // planar tensors this many cells ahead, in whole rows of cells, so that no stream fetches what another one is reading;
+  // channels_last ones this many elements ahead.
+  static constexpr int64_t kCellsAhead = 256;
+  static constexpr int64_t kElementsAhead = 1024 / sizeof(T);
 
-  const bool planar_, unit_strides_, stream_high_, stream_map_;
+  const bool planar_, unit_strides_, stream_high_, stream_low_, stream_map_;
+  const int64_t rows_ahead_;
 
-  // Lanes of one chunk in one tensor: position k = (dy, dx) of lane l is p[dy * y + dx * x + l * lane].
+  // Lanes of one chunk in one tensor: position k = (dy, dx) of lane l is p[dy * y + dx * x + l * lane]; `ahead` is fetched
+  // with it.
   struct Lanes {
     T* p;
-    int64_t y, x, lane;
+    int64_t y, x, lane, ahead;
   };
   // Fast: a full vector of full cells in unit strides; its lanes are cells of a row (planar) or channels of a cell.
   template <bool kPlanar>
@@ -67,8 +71,10 @@ class CellKernel {
       : a_(a),
         planar_(!a.channels_last),
         unit_strides_(unit_strides()),
-        stream_high_(stream_high()),
-        stream_map_(stream_map()) {}
+        stream_high_(stream_image(a.out_high, a.H * a.W)),
+        stream_low_(stream_image(a.out_low, a.h * a.w)),
+        stream_map_(stream_map()),
+        rows_ahead_((kCellsAhead + a.w - 1) / a.w) {}
 
   void run(CellRange range) {
     for (int64_t item = range.begin; item < range.end; ++item) {
@@ -84,7 +90,7 @@ class CellKernel {
         row_chunks(i, 0, a_.w, [&](int64_t j, auto chunk) PYINDEXNET_LAMBDA_INLINE { depthwise_chunk(n, c, i, j, chunk); });
       }
     }
-    if (stream_high_ || stream_map_) stream_fence();
+    if (stream_high_ || stream_low_ || stream_map_) stream_fence();
   }
 
  private:
@@ -110,10 +116,7 @@ class CellKernel {
     }
     return elements * int64_t{sizeof(T)} >= kStreamBytes;
   }
-  bool stream_high() const {
-    const Image& t = a_.out_high;
-    return large(t.data, {t.n, t.c, t.h, t.w}, a_.N * a_.C * a_.H * a_.W);
-  }
+  bool stream_image(const Image& t, int64_t pixels) const { return large(t.data, {t.n, t.c, t.h, t.w}, a_.N * a_.C * pixels); }
   bool stream_map() const {
     const IndexMap& t = a_.grad_logits;
     return !a_.holistic && large(t.data, {t.n, t.c, t.k, t.h, t.w}, a_.N * a_.C * K * a_.h * a_.w);
@@ -158,14 +161,16 @@ class CellKernel {
 
   static T* data(const Image& t) { return static_cast<T*>(t.data); }
   PYINDEXNET_INLINE Lanes high(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) const {
-    return {data(t) + n * t.n + c * t.c + i * R * t.h + j * R * t.w, t.h, t.w, planar_ ? R * t.w : t.c};
+    return {data(t) + n * t.n + c * t.c + i * R * t.h + j * R * t.w, t.h, t.w, planar_ ? R * t.w : t.c,
+        planar_ ? rows_ahead_ * R * t.h : kElementsAhead};
   }
   PYINDEXNET_INLINE Lanes low(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) const {
-    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, planar_ ? t.w : t.c};
+    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, planar_ ? t.w : t.c, 0};
   }
   // along_w: lanes are cells of a row (always so for holistic maps), else channels.
   PYINDEXNET_INLINE Lanes map(const IndexMap& t, int64_t n, int64_t c, int64_t i, int64_t j, bool along_w) const {
-    return {static_cast<T*>(t.data) + n * t.n + c * t.c + i * t.h + j * t.w, R * t.k, t.k, along_w ? t.w : t.c};
+    return {static_cast<T*>(t.data) + n * t.n + c * t.c + i * t.h + j * t.w, R * t.k, t.k, along_w ? t.w : t.c,
+        along_w ? rows_ahead_ * t.h : kElementsAhead};
   }
 
   PYINDEXNET_INLINE static void put(T* p, V a, bool past_caches) {
@@ -183,7 +188,7 @@ class CellKernel {
         V in[R];
         for (int v = 0; v < R; ++v) {
           const T* p = t.p + dy * t.y + v * L;
-          __builtin_prefetch(p + kAhead);
+          __builtin_prefetch(p + t.ahead);
           in[v] = load(p);
         }
         deinterleave<R>(in, out + dy * R);
@@ -209,7 +214,7 @@ class CellKernel {
     for (int k = 0; k < K; ++k) {
       const T* p = t.p + k / R * t.y + k % R * t.x;
       if constexpr (Chunk::fast) {
-        __builtin_prefetch(p + kAhead);
+        __builtin_prefetch(p + t.ahead);
         out[k] = load(p);
       } else {
         out[k] = (chunk.present >> k) & 1u ? V(load_lanes(p, t.lane, chunk.count)) : V(0);
@@ -238,7 +243,7 @@ class CellKernel {
   template <class Chunk>
   PYINDEXNET_INLINE void store_low(Lanes t, Chunk chunk, V a) const {
     if constexpr (Chunk::fast) {
-      store(t.p, a);
+      put(t.p, a, stream_low_);
     } else {
       store_lanes(t.p, t.lane, chunk.count, a);
     }

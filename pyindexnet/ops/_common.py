@@ -21,7 +21,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SUFFIX = {"cpu": "", "cuda": "", "triton": "_triton", "reference": "_reference"}
 _NAMESPACE = "pyindexnet"
 
-# Constants of the process: torch.compile must be able to trace a read of them.
+# Constants of the process: torch.compile must be able to trace a read of them (torch 2.11 cannot trace the question).
+_AUTOCAST_DEVICES = frozenset(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 #: Triton's kernels run in its interpreter, on CPU tensors too. Triton reads the variable when it is imported.
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -32,7 +33,7 @@ CUDA_ARCHITECTURES: tuple[str, ...] = () if _extension.MODULE is None else tuple
 def autocast_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast floating inputs to the active autocast dtype; float64 is left alone."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
@@ -158,6 +159,7 @@ def _triton_launcher(name: str, module: str) -> Callable[..., Any]:
 
 
 _families: dict[str, tuple[Definition, ...]] = {}
+_overloads: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def register_family(op: str, *definitions: Definition, missing: Sequence[str] = ()) -> None:
@@ -176,6 +178,7 @@ def register_family(op: str, *definitions: Definition, missing: Sequence[str] = 
     for backend, why_not in _AVAILABILITY.items():
         reason = f"{op} has no {backend} kernel yet"
         backends.register(op, backend, (lambda *tensors, reason=reason: reason) if backend in missing else why_not)
+        _overloads[op, backend] = getattr(torch.ops.pyindexnet, op + SUFFIX[backend]).default
 
 
 def family(op: str) -> tuple[Definition, ...]:
@@ -185,5 +188,4 @@ def family(op: str) -> tuple[Definition, ...]:
 
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
     """The dispatcher op of the chosen backend."""
-    name = backends.choose(op, *tensors, backend=backend)
-    return getattr(torch.ops.pyindexnet, op + SUFFIX[name])
+    return _overloads[op, backends.choose(op, *tensors, backend=backend)]

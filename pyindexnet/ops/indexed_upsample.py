@@ -21,20 +21,29 @@ from ._indexed import check_grad, check_image, check_logits, check_options
 _OP = "indexed_upsample"
 
 
-def _check(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> None:
+def _check(
+    op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str, output_size: Sequence[int] | None
+) -> tuple[int, int]:
+    """The output size (H, W)."""
     check_options(op, ratio, normalization)
     check_image(op, "x", x)
     h, w = x.shape[2:]
+    if output_size is None:
+        output_size = (h * ratio, w * ratio)
+    if len(output_size) != 2:
+        raise ValueError(f"{op}: output_size must be (H, W), got {tuple(output_size)}")
+    height, width = output_size
     if -(-height // ratio) != h or -(-width // ratio) != w:
         raise ValueError(
             f"{op}: output_size must be within ({ratio * (h - 1) + 1}..{ratio * h}, {ratio * (w - 1) + 1}..{ratio * w}), "
             f"got ({height}, {width})"
         )
     check_logits(op, x, logits, ratio, h, w)
+    return height, width
 
 
 def _check_forward(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> None:
-    _check(_OP, x, logits, ratio, normalization, height, width)
+    _check(_OP, x, logits, ratio, normalization, (height, width))
 
 
 def _check_backward(
@@ -42,7 +51,7 @@ def _check_backward(
 ) -> None:
     op = "indexed_upsample_backward"
     check_image(op, "grad", grad)
-    _check(op, x, logits, ratio, normalization, *grad.shape[2:])
+    _check(op, x, logits, ratio, normalization, grad.shape[2:])
     check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *grad.shape[2:]))
 
 
@@ -159,12 +168,5 @@ def indexed_upsample(
     Memory: saves x and logits; no normalised or shuffled map is written. Deterministic: yes (no atomics).
     """
     x, logits = autocast_inputs(x, logits) if isinstance(x, Tensor) and isinstance(logits, Tensor) else (x, logits)
-    check_options(_OP, ratio, normalization)
-    check_image(_OP, "x", x)
-    if output_size is None:
-        output_size = (x.shape[2] * ratio, x.shape[3] * ratio)
-    if len(output_size) != 2:
-        raise ValueError(f"{_OP}: output_size must be (H, W), got {tuple(output_size)}")
-    height, width = output_size
-    _check(_OP, x, logits, ratio, normalization, height, width)
+    height, width = _check(_OP, x, logits, ratio, normalization, output_size)
     return dispatch(_OP, backend, (x, logits))(x, logits, ratio, normalization, height, width)
