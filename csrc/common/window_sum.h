@@ -5,6 +5,8 @@
 // Positions are cut into blocks of k, the length. A window that starts inside a block is the end of that block and the start of the
 // next: a suffix sum and a prefix sum, each begun afresh in every block. Three additions per element and no sum of more than k terms.
 #pragma once
+#include <cstdint>
+
 #include "host_device.h"
 
 namespace pyindexnet {
@@ -33,6 +35,26 @@ PYINDEXNET_HOST_DEVICE void window_sums(Index k, Index lo, Index hi, Index n, Ge
     }
     for (; p < stop; ++p) out(p, get(p) + sum);
   }
+}
+
+// A window along an axis of `size` elements, for outputs first ... first + count - 1: its length, cut to what the axis can fill,
+// and the positions of window_sums(): position p is element top + p.
+template <class Index>
+struct Reach {
+  Index radius, k, top, lo, hi;
+  PYINDEXNET_HOST_DEVICE Reach(Index size, int64_t kernel_size, Index first, Index count) {
+    radius = kernel_size / 2 < size - 1 ? static_cast<Index>(kernel_size / 2) : size - 1;
+    k = 2 * radius + 1;
+    top = first - radius;
+    lo = top < 0 ? -top : 0;
+    hi = (count + radius < size - first ? first + count + radius : size) - top;
+  }
+};
+
+// Pixels that an average over the window of pixel i divides by along one axis.
+PYINDEXNET_HOST_DEVICE int64_t window_count(int64_t i, int64_t size, int64_t kernel_size, bool include_pad) {
+  const int64_t r = kernel_size / 2;
+  return include_pad ? kernel_size : (i + r < size ? i + r : size - 1) - (i > r ? i - r : 0) + 1;
 }
 
 }  // namespace PYINDEXNET_ISA

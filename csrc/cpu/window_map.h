@@ -70,21 +70,9 @@ PYINDEXNET_INLINE void transpose(V (&rows)[V::size]) {
   }
 }
 
-// A window of an axis: length k cut to what the axis can fill, radius, and the positions that a band of outputs needs.
-struct Reach {
-  int64_t radius, k, lo, hi, top;  // position p of a line is element top + p; elements lo <= p < hi exist
-  PYINDEXNET_INLINE Reach(int64_t size, int64_t kernel_size, int64_t first, int64_t count) {
-    radius = kernel_size / 2 < size - 1 ? kernel_size / 2 : size - 1;
-    k = 2 * radius + 1;
-    top = first - radius;
-    lo = top < 0 ? -top : 0;
-    hi = (first + count + radius < size ? first + count + radius : size) - top;
-  }
-};
-
 // In place: sums along `n` positions of Packs `stride` elements apart.
 template <class P, class A>
-PYINDEXNET_INLINE void sum_line(Reach reach, int64_t n, A* line, int64_t stride) {
+PYINDEXNET_INLINE void sum_line(Reach<int64_t> reach, int64_t n, A* line, int64_t stride) {
   const auto get = [=](int64_t p) PYINDEXNET_LAMBDA_INLINE { return P(line + p * stride); };
   const auto put = [=](int64_t p, const P& sum) PYINDEXNET_LAMBDA_INLINE { sum.to(line + p * stride); };
   window_sums<P>(reach.k, reach.lo, reach.hi, n, get, put, put);
@@ -102,7 +90,7 @@ template <class A, class Read, class Write>
 void plane_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first, int64_t rows, Read read, Write write) {
   using V = Vec<A>;
   constexpr int L = V::size;
-  const Reach down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
+  const Reach<int64_t> down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
   const int64_t vectors = (W + L - 1) / L, pitch = odd_pitch<A>(vectors);
   const int64_t padded = (rows + L - 1) / L * L;
   const Buffer<A> plane_buffer((down.hi > padded ? down.hi : padded) * pitch);
@@ -161,7 +149,7 @@ void channel_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t firs
   using V = Vec<A>;
   using P = Pack<V, kWidth>;
   constexpr int64_t kPixel = int64_t{kWidth} * V::size;
-  const Reach down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
+  const Reach<int64_t> down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
   const int64_t pitch = odd_pitch<A>(W * kWidth);
   const Buffer<A> plane_buffer(down.hi * pitch), line_buffer((along.radius + W) * kPixel);
   A* const plane = plane_buffer.data();

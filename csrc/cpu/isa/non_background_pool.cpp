@@ -98,22 +98,22 @@ class PoolKernel {
   }
 
   void denominators(int64_t n, int64_t s) const {
-    const int64_t k = a_.kernel_size[s], r = k / 2;
+    const int64_t H = a_.H, W = a_.W, k = a_.kernel_size[s];
+    const bool include_pad = a_.count_include_pad;
+    const A eps = static_cast<A>(a_.eps);
     const A* const m = weights(n);
     A* const v = inverse(n, s);
-    const auto inside = [r](int64_t i, int64_t size) {  // pixels of the window that lie on the map, along one axis
-      return (i + r < size ? i + r : size - 1) - (i > r ? i - r : 0) + 1;
-    };
-    const Buffer<A> count_buffer(a_.W + L);
+    const Buffer<A> count_buffer(W + L);
     A* const across = count_buffer.data();
-    for (int64_t j = 0; j < a_.W + L; ++j) across[j] = static_cast<A>(a_.count_include_pad ? k : j < a_.W ? inside(j, a_.W) : 1);
+    for (int64_t j = 0; j < W + L; ++j) {
+      across[j] = static_cast<A>(window_count(j < W ? j : W - 1, W, k, include_pad));
+    }
     plane_window_sums<A>(
-        a_.H, a_.W, k, 0, a_.H,
-        [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE { return get(m + i * a_.W + j, count); },
-        [&](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
-          const A down = static_cast<A>(a_.count_include_pad ? k : inside(i, a_.H));
-          const V d = sum + V(static_cast<A>(a_.eps)) * (V(down) * load(across + j));
-          put(v + i * a_.W + j, count, V(A(1) / d.v));
+        H, W, k, 0, H, [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE { return get(m + i * W + j, count); },
+        [=](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
+          const V n = V(static_cast<A>(window_count(i, H, k, include_pad))) * load(across + j);
+          const V d = sum + V(eps) * n;
+          put(v + i * W + j, count, V(A(1) / d.v));
         });
   }
 
