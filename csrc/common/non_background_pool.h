@@ -8,7 +8,7 @@ namespace pyindexnet {
 inline constexpr int kMaxWindows = 16;
 
 struct PoolArgs {
-  Image x, grad, out;    // out: y or grad_x; data null where it is not needed
+  Image x, grad, out;     // out: y or grad_x; data null where it is not needed
   Image mask, grad_mask;  // c unused
   int64_t N = 0, C = 0, H = 0, W = 0;
   int64_t windows = 1, chunk = 1;  // number of window sizes, channels of each

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host side of non_background_pool, one for all devices: checks, output allocation, PoolArgs. `Device` supplies
-// guard(tensor), forward(args, x) and backward(args, x); the tensor is for allocating scratch memory. Neither is called for N = 0.
+// guard(tensor), forward(args, x) and backward(args, x); the tensor is for allocating scratch memory. Neither is called for N =
+// 0.
 #pragma once
 #include <vector>
 
@@ -9,16 +10,18 @@
 
 namespace pyindexnet {
 
-inline PoolArgs pool_args(const char* op, const Tensor& x, const Tensor& mask, const std::vector<int64_t>& kernel_size, double eps,
-    bool count_include_pad) {
+inline PoolArgs pool_args(const char* op, const Tensor& x, const Tensor& mask, const std::vector<int64_t>& kernel_size,
+    double eps, bool count_include_pad) {
   STD_TORCH_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", x.dim());
   PoolArgs a;
   a.N = x.size(0), a.C = x.size(1), a.H = x.size(2), a.W = x.size(3);
   STD_TORCH_CHECK(
       a.C >= 1 && a.H >= 1 && a.W >= 1, op, ": channels, height and width must be at least 1, got ", a.C, ", ", a.H, ", ", a.W);
   a.windows = static_cast<int64_t>(kernel_size.size());
-  STD_TORCH_CHECK(a.windows >= 1 && a.windows <= kMaxWindows, op, ": kernel_size must have 1 to ", kMaxWindows, " sizes, got ", a.windows);
-  STD_TORCH_CHECK(a.C % a.windows == 0, op, ": x must have equal chunks of channels for ", a.windows, " windows, got ", a.C, " channels");
+  STD_TORCH_CHECK(
+      a.windows >= 1 && a.windows <= kMaxWindows, op, ": kernel_size must have 1 to ", kMaxWindows, " sizes, got ", a.windows);
+  STD_TORCH_CHECK(
+      a.C % a.windows == 0, op, ": x must have equal chunks of channels for ", a.windows, " windows, got ", a.C, " channels");
   a.chunk = a.C / a.windows;
   for (int64_t s = 0; s < a.windows; ++s) {
     STD_TORCH_CHECK(kernel_size[s] >= 1 && kernel_size[s] % 2 == 1, op, ": kernel_size must be odd, got ", kernel_size[s]);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over all windows of one length along a line, at a cost per element that does not depend on the length, without subtraction
-// (a running sum that subtracts what leaves the window drifts, and leaves a residue where the window holds only zeros).
+// Sums over all windows of one length along a line, at a cost per element that does not depend on the length, without
+// subtraction (a running sum that subtracts what leaves the window drifts, and leaves a residue where the window holds only
+// zeros).
 //
-// Positions are cut into blocks of k, the length. A window that starts inside a block is the end of that block and the start of the
-// next: a suffix sum and a prefix sum, each begun afresh in every block. Three additions per element and no sum of more than k terms.
+// Positions are cut into blocks of k, the length. A window that starts inside a block is the end of that block and the start of
+// the next: a suffix sum and a prefix sum, each begun afresh in every block. Three additions per element and no sum of more
+// than k terms.
 #pragma once
 #include <cstdint>
 
@@ -37,8 +39,8 @@ PYINDEXNET_HOST_DEVICE void window_sums(Index k, Index lo, Index hi, Index n, Ge
   }
 }
 
-// A window along an axis of `size` elements, for outputs first ... first + count - 1: its length, cut to what the axis can fill,
-// and the positions of window_sums(): position p is element top + p.
+// A window along an axis of `size` elements, for outputs first ... first + count - 1: its length, cut to what the axis can
+// fill, and the positions of window_sums(): position p is element top + p.
 template <class Index>
 struct Reach {
   Index radius, k, top, lo, hi;

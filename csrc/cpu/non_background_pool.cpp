@@ -13,7 +13,7 @@ PYINDEXNET_ISA_KERNEL(non_background_pool_items, const PoolWork&, PoolStep, int6
 namespace pyindexnet {
 namespace {
 
-constexpr int64_t kBandBytes = int64_t{384} << 10;           // of scratch for a band of rows of one channel
+constexpr int64_t kBandBytes = int64_t{384} << 10;            // of scratch for a band of rows of one channel
 constexpr int64_t kChannelsLastBandBytes = int64_t{1} << 20;  // of 64 bytes of channels
 constexpr int64_t kPastCachesBytes = int64_t{16} << 20;
 constexpr int64_t kPixelsOfTask = 32768;  // fewer are not worth a thread

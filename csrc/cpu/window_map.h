@@ -3,8 +3,8 @@
 //
 // plane_window_sums: a vector is a run of columns of one plane. Down the columns first; then L rows at a time are transposed in
 //   registers, so that a vector is a column of L rows, summed along the rows, and transposed back.
-// channel_window_sums: a vector is a run of channels of one pixel: along each row, then down the columns; nothing is transposed.
-// A band of output rows at a time: scratch memory holds the band with its borders, and the input is read once.
+// channel_window_sums: a vector is a run of channels of one pixel: along each row, then down the columns; nothing is
+// transposed. A band of output rows at a time: scratch memory holds the band with its borders, and the input is read once.
 #pragma once
 #include <cstdlib>
 #include <new>

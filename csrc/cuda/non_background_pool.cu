@@ -28,7 +28,8 @@ class PoolLauncher {
   const PoolArgs& a_;
   const Tensor& x_;
   PoolPlan plan_{};
-  Tensor tiles_, inverse_, partial_;  // scratch memory
+  int64_t tiles_ = 1;
+  Tensor far_tiles_, inverse_, partial_;  // scratch memory
 
  public:
   PoolLauncher(const PoolArgs& a, const Tensor& x) : a_(a), x_(x) {
@@ -44,21 +45,21 @@ class PoolLauncher {
       if ((fits = plane_bytes() + inverse_bytes() <= kSharedBytes)) break;
     }
     if (!fits) set_tile(a.H, a.W, r_h, r_w);
-    plan_.planes = fits ? static_cast<int>(std::clamp<int64_t>((kSharedBytes - inverse_bytes()) / plane_bytes(), 1, kMaxPlanes)) : 1;
+    plan_.planes =
+        fits ? static_cast<int>(std::clamp<int64_t>((kSharedBytes - inverse_bytes()) / plane_bytes(), 1, kMaxPlanes)) : 1;
     plan_.planes = static_cast<int>(std::min<int64_t>(plan_.planes, a.chunk));
     // As many channels per block as leave the device full: each saves the sums of the mask once more.
-    const int64_t tiles = static_cast<int64_t>(plan_.tiles_h) * plan_.tiles_w;
-    const int64_t wanted = std::clamp<int64_t>(a.N * a.C * tiles / (kFill / kThreads), 1, kMaxGroup);
+    const int64_t wanted = std::clamp<int64_t>(a.N * a.C * tiles_ / (kFill / kThreads), 1, kMaxGroup);
     plan_.group = (wanted + plan_.planes - 1) / plan_.planes * plan_.planes;
     plan_.groups = (a.chunk + plan_.group - 1) / plan_.group;
     if (!fits) {
-      tiles_ = scratch(x, far_blocks(a.N * a.windows * plan_.groups) * plan_.rows * plan_.pitch);
-      plan_.scratch = tiles_.mutable_data_ptr();
+      far_tiles_ = scratch(x, far_blocks(a.N * a.windows * plan_.groups) * plan_.rows * plan_.pitch);
+      plan_.scratch = far_tiles_.mutable_data_ptr();
       denominators();
     }
   }
 
-  void forward() { run(pool_forward_kernel<T>, a_.N * a_.windows * plan_.groups, plan_.inverse ? 0 : inverse_bytes()); }
+  void forward() { run(pool_forward_kernel<T>, a_.windows, plan_.groups, plan_.inverse ? 0 : inverse_bytes()); }
 
   void backward() {
     if (!plan_.inverse) denominators();
@@ -66,14 +67,15 @@ class PoolLauncher {
       partial_ = scratch(x_, a_.N * a_.windows * plan_.groups * 2 * a_.H * a_.W);
       plan_.partial = partial_.mutable_data_ptr();
     }
-    run(pool_gradients_kernel<T>, a_.N * a_.windows * plan_.groups, 0);
-    if (a_.grad_mask.data) run(pool_grad_mask_kernel<T>, a_.N, 0);
+    run(pool_gradients_kernel<T>, a_.windows, plan_.groups);
+    if (a_.grad_mask.data) run(pool_grad_mask_kernel<T>, 1, 1);
   }
 
  private:
   void set_tile(int64_t h, int64_t w, int64_t r_h, int64_t r_w) {
     plan_.tile_h = static_cast<int>(h), plan_.tile_w = static_cast<int>(w);
-    plan_.tiles_h = static_cast<int>((a_.H + h - 1) / h), plan_.tiles_w = static_cast<int>((a_.W + w - 1) / w);
+    const int64_t tiles_h = (a_.H + h - 1) / h, tiles_w = (a_.W + w - 1) / w;
+    plan_.tiles_h = Divider(tiles_h), plan_.tiles_w = Divider(tiles_w), tiles_ = tiles_h * tiles_w;
     plan_.rows = static_cast<int>(std::min(h + 2 * r_h, a_.H + r_h));
     plan_.pitch = static_cast<int>(std::min(w + 2 * r_w, a_.W + r_w) | 1);
   }
@@ -84,13 +86,13 @@ class PoolLauncher {
   void denominators() {
     inverse_ = scratch(x_, a_.N * a_.windows * a_.H * a_.W);
     plan_.inverse = inverse_.mutable_data_ptr();
-    run(pool_denominators_kernel<T>, a_.N * a_.windows, 0);
+    run(pool_denominators_kernel<T>, a_.windows, 1);
   }
 
-  // `items` for each tile.
-  void run(void (*kernel)(PoolArgs, PoolPlan), int64_t items, int64_t more_bytes) {
+  void run(void (*kernel)(PoolArgs, PoolPlan), int64_t windows, int64_t blocks, int64_t more_bytes = 0) {
     PoolPlan plan = plan_;
-    plan.items = items * plan.tiles_h * plan.tiles_w;
+    plan.windows = Divider(windows), plan.blocks = Divider(blocks);
+    plan.items = a_.N * windows * blocks * tiles_;
     const dim3 grid = blocks_for(plan.scratch ? far_blocks(plan.items) : plan.items, 1);
     const int64_t shared = plan.scratch ? 0 : plane_bytes() * plan.planes + more_bytes;
     launch(kernel, grid, kThreads, static_cast<size_t>(shared), current_stream(), a_, plan);

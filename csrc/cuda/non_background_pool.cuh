@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // non_background_pool, CUDA kernels. Equation and symbols: pyindexnet/reference/non_background_pool.py.
 //
-// Plan. A block takes a tile of the map, in one image, for a group of channels of one window size; all window sizes are one launch.
-//   1. Once: the tile of the mask is summed, and v of every pixel of the tile stays in shared memory for all channels of the group.
-//   2. `planes` channels at a time: m x of the tile and its border, radius pixels wide, goes into shared memory (rows of a warp are
-//      runs of addresses); a thread per column, then a thread per row sums in place by csrc/common/window_sum.h: three additions per
-//      element and direction, whatever the window; the row pitch is odd, so that neither direction has bank conflicts (float32).
+// Plan. A block takes a tile of the map, in one image, for a group of channels of one window size; all window sizes are one
+// launch.
+//   1. Once: the tile of the mask is summed, and v of every pixel of the tile stays in shared memory for all channels of the
+//   group.
+//   2. `planes` channels at a time: m x of the tile and its border, radius pixels wide, goes into shared memory (rows of a warp
+//   are
+//      runs of addresses); a thread per column, then a thread per row sums in place by csrc/common/window_sum.h: three
+//      additions per element and direction, whatever the window; the row pitch is odd, so that neither direction has bank
+//      conflicts (float32).
 //   3. y = v sum goes out, coalesced.
 // Bytes. The floor is x read and y written once: 2 N C H W elements, and the mask. This plan moves them once through DRAM. What
-// exceeds the floor is traffic from L2: a pixel of a border is read by every tile whose border it is in, 1.0 times where the tile is
-// the map (to 64 x 64, where TMP runs for images of 1024 x 1024), 2.3 to 2.9 times for window 31 on larger maps, at several times the
-// bandwidth of DRAM; and the mask, once per group instead of once. Nothing else is written: no products, no averages.
-// Backward: v of all pixels first (one small launch), for u needs it on the border; then u = S(v g) as above, grad_x = m u. For the
-// gradient of the mask, y is computed again beside it (x is read anyway), sums over the channels of a group go into a map per group,
-// in the order of the channels, and a last launch adds the groups and windows. No atomics.
-// Windows that do not fit into shared memory (from about 95 pixels on maps as large): the same kernels with the tile, the whole
-// plane then, in global scratch memory.
+// exceeds the floor is traffic from L2: a pixel of a border is read by every tile whose border it is in, 1.0 times where the
+// tile is the map (to 64 x 64, where TMP runs for images of 1024 x 1024), 2.3 to 2.9 times for window 31 on larger maps, at
+// several times the bandwidth of DRAM; and the mask, once per group instead of once. Nothing else is written: no products, no
+// averages. Backward: v of all pixels first (one small launch), for u needs it on the border; then u = S(v g) as above, grad_x
+// = m u. For the gradient of the mask, y is computed again beside it (x is read anyway), sums over the channels of a group go
+// into a map per group, in the order of the channels, and a last launch adds the groups and windows. No atomics. Windows that
+// do not fit into shared memory (from about 95 pixels on maps as large): the same kernels with the tile, the whole plane then,
+// in global scratch memory.
 #pragma once
 #include "../common/non_background_pool.h"
 #include "../common/window_sum.h"
@@ -24,14 +28,15 @@
 namespace pyindexnet::cuda {
 
 struct PoolPlan {
-  int tile_h, tile_w, tiles_h, tiles_w;
-  int rows, pitch;      // of a tile with its borders
-  int planes;           // channels at a time
-  int64_t group, groups;  // channels of a block, blocks for a chunk of channels
-  int64_t items;        // tiles times groups, windows, images; a block takes every gridDim.x-th
-  void* scratch;        // for the tiles, one per block; null: shared memory
-  void* inverse;        // v, [N, windows, H, W]; null: of a tile, in shared memory
-  void* partial;        // [N, windows, groups, 2, H, W], for the gradient of the mask
+  int tile_h, tile_w;
+  Divider tiles_h, tiles_w, blocks, windows;  // of an item: blocks are groups, or 1
+  int rows, pitch;                            // of a tile with its borders
+  int planes;                                 // channels at a time
+  int64_t group, groups;                      // channels of a block, blocks for a chunk of channels
+  int64_t items;                              // tiles times blocks, windows, images; a block takes every gridDim.x-th
+  void* scratch;                              // for the tiles, one per block; null: shared memory
+  void* inverse;                              // v, [N, windows, H, W]; null: of a tile, in shared memory
+  void* partial;                              // [N, windows, groups, 2, H, W], for the gradient of the mask
 };
 
 template <class T>
@@ -53,12 +58,12 @@ class PoolBlock {
     own_inverse_ = shared + tile;
   }
 
-  // Which part of the work: `groups` per window, 1 where an item is a tile of all channels.
-  __device__ void select(int64_t item, int64_t windows, int64_t groups) {
-    first_w_ = static_cast<int>(item % p_.tiles_w) * p_.tile_w, item /= p_.tiles_w;
-    first_h_ = static_cast<int>(item % p_.tiles_h) * p_.tile_h, item /= p_.tiles_h;
-    group_ = item % groups, item /= groups;
-    s_ = item % windows, n_ = item / windows;
+  __device__ void select(int64_t item) {
+    first_w_ = static_cast<int>(p_.tiles_w.split(item)) * p_.tile_w;
+    first_h_ = static_cast<int>(p_.tiles_h.split(item)) * p_.tile_h;
+    group_ = p_.blocks.split(item);
+    s_ = p_.windows.split(item);
+    n_ = item;
     const int left_h = static_cast<int>(a_.H) - first_h_, left_w = static_cast<int>(a_.W) - first_w_;
     count_h_ = left_h < p_.tile_h ? left_h : p_.tile_h;
     count_w_ = left_w < p_.tile_w ? left_w : p_.tile_w;
@@ -234,20 +239,20 @@ class PoolBlock {
   }
 };
 
-#define PYINDEXNET_POOL_KERNEL(NAME, WINDOWS, GROUPS)                                                   \
-  template <class T>                                                                                    \
-  __global__ void __launch_bounds__(256) pool_##NAME##_kernel(const PoolArgs a, const PoolPlan plan) {  \
-    PYINDEXNET_DYNAMIC_SHARED(Accumulator<T>, shared);                                                  \
-    PoolBlock<T> block(a, plan, shared);                                                                \
-    for (int64_t item = blockIdx.x; item < plan.items; item += gridDim.x) {                             \
-      block.select(item, WINDOWS, GROUPS);                                                              \
-      block.NAME();                                                                                     \
-    }                                                                                                   \
+#define PYINDEXNET_POOL_KERNEL(NAME)                                                                           \
+  template <class T>                                                                                           \
+  __global__ void __launch_bounds__(kThreads, 2) pool_##NAME##_kernel(const PoolArgs a, const PoolPlan plan) { \
+    PYINDEXNET_DYNAMIC_SHARED(Accumulator<T>, shared);                                                         \
+    PoolBlock<T> block(a, plan, shared);                                                                       \
+    for (int64_t item = blockIdx.x; item < plan.items; item += gridDim.x) {                                    \
+      block.select(item);                                                                                      \
+      block.NAME();                                                                                            \
+    }                                                                                                          \
   }
-PYINDEXNET_POOL_KERNEL(denominators, a.windows, 1)
-PYINDEXNET_POOL_KERNEL(forward, a.windows, plan.groups)
-PYINDEXNET_POOL_KERNEL(gradients, a.windows, plan.groups)
-PYINDEXNET_POOL_KERNEL(grad_mask, 1, 1)
+PYINDEXNET_POOL_KERNEL(denominators)
+PYINDEXNET_POOL_KERNEL(forward)
+PYINDEXNET_POOL_KERNEL(gradients)
+PYINDEXNET_POOL_KERNEL(grad_mask)
 #undef PYINDEXNET_POOL_KERNEL
 
 }  // namespace pyindexnet::cuda

@@ -41,7 +41,9 @@ class PoolKernel {
   };
   // Dense maps in accumulators have no padding: their tails go through a buffer.
   PYINDEXNET_INLINE static V get(const A* p, int count) { return count == L ? load(p) : load_lanes(p, 1, count); }
-  PYINDEXNET_INLINE static void put(A* p, int count, V value) { count == L ? store(p, value) : store_lanes(p, 1, count, value); }
+  PYINDEXNET_INLINE static void put(A* p, int count, V value) {
+    count == L ? store(p, value) : store_lanes(p, 1, count, value);
+  }
 
   A* weights(int64_t n) const { return static_cast<A*>(w_.weights) + n * map_; }
   A* inverse(int64_t n, int64_t s) const { return static_cast<A*>(w_.inverse) + (n * a_.windows + s) * map_; }
@@ -152,9 +154,8 @@ class PoolKernel {
     const auto sums = [&](Plane in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
       plane_window_sums<A>(
           a_.H, W, a_.kernel_size[s], first, rows,
-          [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
-            return in.columns(i, j).get(count) * get(scale + i * W + j, count);
-          },
+          [=](int64_t i, int64_t j, int count)
+              PYINDEXNET_LAMBDA_INLINE { return in.columns(i, j).get(count) * get(scale + i * W + j, count); },
           [=](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
             __builtin_prefetch(in.at(i, j) + in.c, 0, 2);
             write(i, j, count, i * W + j, sum);
