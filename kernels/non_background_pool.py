@@ -265,6 +265,7 @@ def _launch(
         "INDEX": tl.int64 if wide else tl.int32,
         "LINES": lines,
         "num_warps": _WARPS,
+        "maxnreg": 128,  # or ptxas spills in favour of more warps than the scratch memory has work for
     }
 
     def scratch(elements: int) -> Tensor:
