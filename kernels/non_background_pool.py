@@ -167,7 +167,9 @@ def pool_kernel(
             grad_ptr = grad.ptr + n * grad.sn + c * grad.sc
             _map_sums(grad_ptr, grad.sh, grad.sw, v, W, 1, keep_c, columns_ptr, sums_ptr, H, W, k, ACC, INDEX, LINES, BLOCK_C)
         else:
-            _map_sums(x_ptr, x.sh, x.sw, m, mask.sh, mask.sw, keep_c, columns_ptr, sums_ptr, H, W, k, ACC, INDEX, LINES, BLOCK_C)
+            _map_sums(
+                x_ptr, x.sh, x.sw, m, mask.sh, mask.sw, keep_c, columns_ptr, sums_ptr, H, W, k, ACC, INDEX, LINES, BLOCK_C
+            )
         for start in range(0, size, LINES):
             p = tl.full((), start, INDEX) + lane
             i, j = p // W, p % W
@@ -186,7 +188,9 @@ def pool_kernel(
                 _add(into, tl.sum(total * other, 1)[:, None], begin == g * group, p < size)
         tl.debug_barrier()  # the sums have been read
         if partial_ptr is not None:
-            _map_sums(x_ptr, x.sh, x.sw, m, mask.sh, mask.sw, keep_c, columns_ptr, sums_ptr, H, W, k, ACC, INDEX, LINES, BLOCK_C)
+            _map_sums(
+                x_ptr, x.sh, x.sw, m, mask.sh, mask.sw, keep_c, columns_ptr, sums_ptr, H, W, k, ACC, INDEX, LINES, BLOCK_C
+            )
             for start in range(0, size, LINES):
                 p = tl.full((), start, INDEX) + lane
                 i, j = p // W, p % W

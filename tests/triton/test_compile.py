@@ -102,7 +102,13 @@ KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], int, l
     ("indexed_pool_skip", _pool_skip, 2, _LAYOUTS, _OTHER_RATIOS),
     ("indexed_upsample", _upsample, 2, _LAYOUTS, _OTHER_RATIOS),
     # All windows forward are one launch; backward is one, and one more for the gradient of the mask.
-    ("non_background_pool", _non_background, 4, [Pooling(b) for b in (False, True)], [Pooling(sizes=(5,), width=63, include_pad=True)]),
+    (
+        "non_background_pool",
+        _non_background,
+        4,
+        [Pooling(b) for b in (False, True)],
+        [Pooling(sizes=(5,), width=63, include_pad=True)],
+    ),
 )
 
 
@@ -111,7 +117,9 @@ def _cases() -> list[Any]:
     for name, launches, count, everywhere, once in KERNELS:
         for case in everywhere:
             for capability, dtype in itertools.product(CAPABILITIES, ("float32", "bfloat16")):
-                cases.append(pytest.param(launches, count, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}"))
+                cases.append(
+                    pytest.param(launches, count, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}")
+                )
         for case in once:
             cases.append(pytest.param(launches, count, case, "float32", 90, id=f"{name}-{case}-float32-sm_90"))
         cases.append(pytest.param(launches, count, everywhere[0], "float64", 90, id=f"{name}-{everywhere[0]}-float64-sm_90"))
