@@ -36,7 +36,7 @@ QUICK = {"cpu": ((1, 64, 64, 64), (1, 64, 256, 256)), "cuda": ((1, 64, 256, 256)
 
 
 def default_cases(device: str, dtype: torch.dtype, quick: bool = False) -> list[Case]:
-    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic; and operators' own cases."""
+    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic. And operators' own."""
     sizes = (QUICK if quick else SIZES)[device]
     cases = [Case(size, dtype, device=device) for size in sizes]
     if not quick:

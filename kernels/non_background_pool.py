@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """non_background_pool, Triton. Equation and symbols: pyindexnet/reference/non_background_pool.py.
 
-A program owns whole maps: it marches down their columns, a tile of columns and channels at a time, then along their rows, with the
-suffix and prefix sums of csrc/common/window_sum.h, so the cost of a pixel does not depend on the window. Between the passes the maps
-lie in scratch memory of the program, which for the sizes of TMP stays in the L2 cache. All windows are one launch; v is computed once
-per program and shared by its channels. x is read twice (the second time mostly from a cache) and y written once; the scratch memory
-takes eight accesses per pixel. The CUDA kernel, which keeps the maps in shared memory, is the fast one.
+A program owns whole maps: it marches down their columns, a tile of columns and channels at a time, then along their rows, with
+the suffix and prefix sums of csrc/common/window_sum.h, so the cost of a pixel does not depend on the window. Between the passes
+the maps lie in scratch memory of the program: two planes for each of its channels at a time. All windows are one launch; v is
+computed once per program and shared by its channels. x is read twice, the second time soon after the first, and y written once;
+the scratch memory takes ten accesses per pixel, so it must stay in the L2 cache. The CUDA kernel keeps it in shared memory.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def _line_sums(
         first = tl.maximum(start, r)
         begin = tl.minimum(tl.maximum(first, stop), last)
         total = tl.zeros(keep.shape, dtype=ACC)
-        for step in range(0, last - begin):  # beyond the last window's start
+        for step in range(last - begin):  # beyond the last window's start
             e = (last - 1 - r).to(INDEX) - step
             total += _product(value_ptr, value_step, scale_ptr, scale_step, e, keep, ACC)
-        for step in range(0, begin - first):
+        for step in range(begin - first):
             e = (begin - 1 - r).to(INDEX) - step
             total += _product(value_ptr, value_step, scale_ptr, scale_step, e, keep, ACC)
             tl.store(sum_ptr + (e + r) * sum_step, total, mask=keep)
@@ -212,13 +212,13 @@ def mask_kernel(
     size = tl.full((), H, INDEX) * W
     product_ptr = scratch_ptr + n * 4 * size
     lane = tl.arange(0, LINES)[:, None]
-    for s in range(0, WINDOWS):
+    for s in range(WINDOWS):
         k = _window(s, sizes, WINDOWS)
         first = (n * WINDOWS + s) * groups
         for start in range(0, size, LINES):
             p = tl.full((), start, INDEX) + lane
             total = tl.zeros((LINES, 1), dtype=ACC)
-            for g in range(0, groups):
+            for g in range(groups):
                 total += tl.load(partial_ptr + ((first + g) * 2 + 1) * size + p, mask=p < size, other=0.0)
             v = tl.load(v_ptr + first * size + p, mask=p < size, other=0.0)
             tl.store(product_ptr + p, total * v, mask=p < size)
@@ -230,7 +230,7 @@ def mask_kernel(
             p = tl.full((), start, INDEX) + lane
             keep = p < size
             total = -tl.load(product_ptr + 2 * size + p, mask=keep, other=0.0)
-            for g in range(0, groups):
+            for g in range(groups):
                 total += tl.load(partial_ptr + (first + g) * 2 * size + p, mask=keep, other=0.0)
             _add(product_ptr + 3 * size + p, total, s == 0, keep)
         tl.debug_barrier()

@@ -316,6 +316,7 @@ NON_BACKGROUND_POOL = OpSpec(
         (_spoil(kernel_size=4), f"{_ODD} 4"),
         (_spoil(kernel_size=(5, -3, 1)), rf"{_ODD} \(5, -3, 1\)"),
         (_spoil(kernel_size=()), rf"{_ODD} \(\)"),
+        (_spoil(kernel_size=(3,) * 17), f"{_NBP}: kernel_size must have at most 16 sizes, got 17"),
         (_spoil(kernel_size=3.0), rf"{_ODD} 3\.0"),
         (_spoil(kernel_size=True), f"{_ODD} True"),
         (_spoil(kernel_size=(3, 5)), f"{_NBP}: x must have equal chunks of channels for 2 windows, got 3 channels"),

@@ -97,3 +97,12 @@ def test_opcheck(emulated: str, spec: OpSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", CUDA_SPECS, ids=spec_id)
+def test_bad_calls_touch_no_memory(emulated: str, spec: OpSpec) -> None:
+    """C++ repeats the checks that memory safety needs."""
+    sample = next(s for s in spec.samples if s.id.startswith("2x3x7x5"))
+    tensors = make_tensors(spec, sample, torch.float32)
+    for spoil in spec.bad_arguments:
+        arguments = list(spec.arguments(*tensors, **sample.options))
+        spoil(arguments)
+        with pytest.raises((RuntimeError, ValueError), match=spec.name):
+            op(spec, emulated)(*arguments)
