@@ -65,7 +65,7 @@ class IndexMap(NamedTuple):
     sw: Any
 
 
-def _is_wide(t: Tensor) -> bool:
+def is_wide(t: Tensor) -> bool:
     """Whether offsets inside one image need 64 bits. The margin is for masked cells and channels beyond the last."""
     if t.untyped_storage().nbytes() < 2**30 * t.element_size():  # quick, and true of nearly every call
         return False
@@ -112,7 +112,7 @@ def launch(
     span, block_c, block_p, warps = _tile(channels_last, holistic, sums, ratio, channels, h * w)
     cell_blocks, channel_blocks = triton.cdiv(h * w, block_p), triton.cdiv(channels, span)
     images = (factor_high, factor_low, other_high, other_low, out_high, out_low)
-    wide = any(t is not None and _is_wide(t) for t in (logits, grad_logits, *images))
+    wide = any(t is not None and is_wide(t) for t in (logits, grad_logits, *images))
     with torch.cuda.device_of(x):
         index_cell_kernel[(n * cell_blocks * channel_blocks,)](
             *(_image(t) for t in images),

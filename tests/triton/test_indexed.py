@@ -191,6 +191,6 @@ def test_offsets_beyond_32_bits(holistic: bool, device: str) -> None:
 
 def test_wide_offsets_only_where_needed() -> None:
     image = torch.empty(4, 8, 2**13, 2**13, device="meta")  # 2^29 elements per image, 2^31 in all
-    assert not index_cell_launch._is_wide(image)
-    assert index_cell_launch._is_wide(torch.empty(1, 16, 2**13, 2**13 + 16, device="meta"))
-    assert not index_cell_launch._is_wide(torch.empty(1, 1, 1, 1, device="meta").expand(1, 16, 2**14, 2**14))
+    assert not index_cell_launch.is_wide(image)
+    assert index_cell_launch.is_wide(torch.empty(1, 16, 2**13, 2**13 + 16, device="meta"))
+    assert not index_cell_launch.is_wide(torch.empty(1, 1, 1, 1, device="meta").expand(1, 16, 2**14, 2**14))
