@@ -88,7 +88,6 @@ def window_kernel(
     u0 = i * STRIDE - (KERNEL - 1) // 2
     v0 = j * STRIDE - (KERNEL - 1) // 2
 
-    SOFTMAX: tl.constexpr = HOW == "softmax" or HOW == "softmax_sigmoid"
     top = tl.full((BLOCK_P,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_P,), ACC)
     if HOW == "softmax_sigmoid":  # not linear in the softmax, so that its sum must be known before

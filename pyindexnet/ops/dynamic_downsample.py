@@ -55,7 +55,8 @@ def dynamic_downsample(
         kernel_size: k, 1 to 14.
         groups: sets of channels with kernels of their own; divides C.
         scale: r, 1 to 4.
-        normalization: ``none``, ``sigmoid``, ``softmax`` (A2U as published, CARAFE++), ``sigmoid_softmax``, ``softmax_sigmoid``.
+        normalization: ``none``, ``sigmoid``, ``softmax`` (A2U as published, CARAFE++), ``sigmoid_softmax`` or
+            ``softmax_sigmoid``.
         group_layout: ``group_major``; ``position_major`` is what the released A2U module does, see
             :func:`pyindexnet.dynamic_upsample`.
         backend: see :mod:`pyindexnet.backends`.
