@@ -13,7 +13,15 @@ import torch
 
 pytest.importorskip("triton")
 
-from pyindexnet.kernels import indexed_pool, indexed_pool_skip, indexed_upsample, non_background_pool
+from pyindexnet.kernels import (
+    dynamic_downsample,
+    dynamic_upsample,
+    grouped_spatial_fusion,
+    indexed_pool,
+    indexed_pool_skip,
+    indexed_upsample,
+    non_background_pool,
+)
 from pyindexnet.ops import _common
 
 from . import aot
@@ -91,6 +99,50 @@ def _non_background(s: Pooling, dtype: torch.dtype) -> list[aot.Launch]:
     return aot.launches(non_background_pool.non_background_pool, x, mask, *options) + back + only_x
 
 
+@dataclass(frozen=True)
+class Dynamic:
+    """Inputs of the dynamic-kernel operators on the meta device."""
+
+    kernel_size: int = 3
+    how: str = "softmax"
+    groups: int = 1
+    channels_last: bool = False
+    size: int = 64
+
+    def tensor(self, channels: int, size: int, dtype: torch.dtype) -> torch.Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.empty(2, channels, size, size, dtype=dtype, device="meta").to(memory_format=layout)
+
+    @property
+    def taps(self) -> int:
+        return self.groups * self.kernel_size**2
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"k{self.kernel_size}-g{self.groups}-{self.size}-{self.how}-{layout}"
+
+
+def _dynamic_up(s: Dynamic, dtype: torch.dtype) -> list[aot.Launch]:
+    x, y, logits = s.tensor(64, s.size, dtype), s.tensor(64, 2 * s.size, dtype), s.tensor(4 * s.taps, s.size, dtype)
+    options = (s.kernel_size, s.groups, 2, s.how, False, 2 * s.size, 2 * s.size)
+    back = aot.launches(dynamic_upsample.dynamic_upsample_backward, y, x, logits, *options, True, True)
+    return aot.launches(dynamic_upsample.dynamic_upsample, x, logits, *options) + back
+
+
+def _dynamic_down(s: Dynamic, dtype: torch.dtype) -> list[aot.Launch]:
+    x, y, logits = s.tensor(64, 2 * s.size, dtype), s.tensor(64, s.size, dtype), s.tensor(s.taps, s.size, dtype)
+    options = (s.kernel_size, s.groups, 2, s.how)
+    back = aot.launches(dynamic_downsample.dynamic_downsample_backward, y, x, logits, *options, True, True)
+    return aot.launches(dynamic_downsample.dynamic_downsample, x, logits, *options) + back
+
+
+def _fusion(s: Dynamic, dtype: torch.dtype) -> list[aot.Launch]:
+    x, kernels = s.tensor(64, s.size, dtype), s.tensor(s.taps, s.size, dtype)
+    options = (s.kernel_size, s.groups, "interleaved")
+    back = aot.launches(grouped_spatial_fusion.grouped_spatial_fusion_backward, x, x, kernels, *options, True, True)
+    return aot.launches(grouped_spatial_fusion.grouped_spatial_fusion, x, kernels, *options) + back
+
+
 _LAYOUTS = [Indexed(holistic=a, channels_last=b) for a, b in itertools.product((False, True), repeat=2)]
 _OTHER_RATIOS = [Indexed(ratio=r, channels_last=b) for r in (3, 4) for b in (False, True)]
 _HOWS = [Indexed(how=how) for how in ("none", "sigmoid", "softmax", "softmax_sigmoid")]
@@ -109,6 +161,16 @@ KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], int, l
         [Pooling(b) for b in (False, True)],
         [Pooling(sizes=(5,), width=63, include_pad=True)],
     ),
+    # One launch forward; backward one for the gradient of the kernels and one for that of x.
+    ("grouped_spatial_fusion", _fusion, 3, [Dynamic(groups=4, how="none", channels_last=b) for b in (False, True)], []),
+    (
+        "dynamic_upsample",
+        _dynamic_up,
+        3,
+        [Dynamic(channels_last=b) for b in (False, True)],
+        [Dynamic(5, "sigmoid_softmax"), Dynamic(7, "softmax_sigmoid", 4, size=63), Dynamic(1, "sigmoid")],
+    ),
+    ("dynamic_downsample", _dynamic_down, 3, [Dynamic(6, "softmax")], [Dynamic(14, "sigmoid_softmax", 2, True)]),
 )
 
 
