@@ -14,7 +14,8 @@ namespace pyindexnet {
 namespace {
 
 constexpr int64_t kBandBytes = int64_t{384} << 10;            // of scratch for a band of rows of one channel
-constexpr int64_t kChannelsLastBandBytes = int64_t{1} << 20;  // of 64 bytes of channels
+constexpr int64_t kChannelsLastBandBytes = int64_t{4} << 20;  // of 64 bytes of channels
+constexpr int64_t kWideBytes = int64_t{1} << 20;
 constexpr int64_t kPastCachesBytes = int64_t{16} << 20;
 constexpr int64_t kPixelsOfTask = 32768;  // fewer are not worth a thread
 
@@ -44,6 +45,10 @@ struct Cpu {
     work.rows = (a.H + work.bands - 1) / work.bands;
     work.bands = (a.H + work.rows - 1) / work.rows;
     const int64_t size = a.dtype == DType::float64 ? 8 : a.dtype == DType::float32 ? 4 : 2;
+    // Two vectors of channels at a time leave the scratch memory of most maps in the L2 cache. Four where it is small, and
+    // where the image is so large that each visit of a pixel costs a translation of its address.
+    const bool small = 4 * (work.rows + k) * row <= kWideBytes;
+    work.width = small || a.C * a.H * a.W * size >= kPastCachesBytes ? 4 : 2;
     work.past_caches = a.N * a.C * a.H * a.W * size >= kPastCachesBytes;
     return work;
   }

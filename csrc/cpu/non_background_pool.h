@@ -22,6 +22,7 @@ struct PoolWork {
   void* partial = nullptr;  // [N, windows, groups, 2, H, W], for the gradient of the mask
   // Items of forward and gradients: `group` channels of a chunk and `rows` rows; in order n, window, group, rows.
   int64_t group = 1, groups = 1, rows = 1, bands = 1;
+  int32_t width = 1;         // channels_last: vectors of channels at a time: 1, 2 or 4
   bool past_caches = false;  // a large output is not kept in a cache until it is read
 };
 

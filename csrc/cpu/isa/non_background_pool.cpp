@@ -134,12 +134,12 @@ class PoolKernel {
     }
     if (!a_.channels_last) {
       for (int64_t e = 0; e < count; ++e) plane(step, n, s, c + e, group, first, rows);
-    } else if (count > 2 * L && rows * a_.W <= 2048) {
+    } else if (count > 2 * L && w_.width >= 4) {
       for (int64_t e = 0; e < count; e += 4 * L) pixels<4>(step, n, s, c + e, count - e, group, first, rows);
-    } else if (count > L) {
+    } else if (count > L && w_.width >= 2) {
       for (int64_t e = 0; e < count; e += 2 * L) pixels<2>(step, n, s, c + e, count - e, group, first, rows);
     } else {
-      pixels<1>(step, n, s, c, count, group, first, rows);
+      for (int64_t e = 0; e < count; e += L) pixels<1>(step, n, s, c + e, count - e, group, first, rows);
     }
   }
 
