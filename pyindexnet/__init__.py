@@ -6,7 +6,7 @@ from ._version import __version__
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
-from .ops import indexed_pool, indexed_pool_skip, indexed_upsample
+from .ops import indexed_pool, indexed_pool_skip, indexed_upsample, non_background_pool
 
 __all__ = [
     "BackendError",
@@ -18,6 +18,7 @@ __all__ = [
     "indexed_upsample",
     "list_models",
     "load_checkpoint",
+    "non_background_pool",
     "tune_allocator",
     "use_backend",
 ]

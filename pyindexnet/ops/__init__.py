@@ -4,5 +4,6 @@
 from .indexed_pool import indexed_pool
 from .indexed_pool_skip import indexed_pool_skip
 from .indexed_upsample import indexed_upsample
+from .non_background_pool import non_background_pool
 
-__all__ = ["indexed_pool", "indexed_pool_skip", "indexed_upsample"]
+__all__ = ["indexed_pool", "indexed_pool_skip", "indexed_upsample", "non_background_pool"]

@@ -4,6 +4,7 @@
 from .indexed_pool import indexed_pool_backward_reference, indexed_pool_reference
 from .indexed_pool_skip import indexed_pool_skip_backward_reference, indexed_pool_skip_reference
 from .indexed_upsample import indexed_upsample_backward_reference, indexed_upsample_reference
+from .non_background_pool import non_background_pool_backward_reference, non_background_pool_reference
 from .normalization import NORMALIZATIONS
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "indexed_pool_skip_reference",
     "indexed_upsample_backward_reference",
     "indexed_upsample_reference",
+    "non_background_pool_backward_reference",
+    "non_background_pool_reference",
 ]
