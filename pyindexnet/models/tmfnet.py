@@ -118,9 +118,7 @@ class TMFNet(nn.Module):
             pyramid = TMP if context in ("tmp", "mp") else PyramidPooling
             self.context = pyramid(c5, branch, masked=masked)
             merged = [c5 + 4 * branch, channels]
-        self.context_merge = nn.Sequential(
-            *(ConvBNAct(c, channels, 3, bias=True, activation=Leaky) for c in merged)
-        )
+        self.context_merge = nn.Sequential(*(ConvBNAct(c, channels, 3, bias=True, activation=Leaky) for c in merged))
 
         self.stages = nn.ModuleList()
         high = channels

@@ -16,6 +16,7 @@ from pyindexnet.ops import non_background_pool
 #: What [TMFNet] puts between a linear layer and the next.
 Leaky = partial(nn.LeakyReLU, 0.01)
 EPS = 1e-6
+NO_EPS = 1e-30
 KERNEL_SIZES = (31, 17, 11, 5)
 BINS = (1, 2, 3, 6)
 
@@ -50,8 +51,8 @@ class TMP(nn.Module):
         self.branches = ConvBNAct(in_channels, len(self.kernel_sizes) * branch_channels, 1, bias=True, activation=Leaky)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # of a mask of ones, the mean is 1 and needs no guard
-        mask, eps = (mask, EPS) if self.masked else (torch.ones_like(mask), 0.0)
+        # the mean of a mask of ones is 1 and needs no guard: this eps vanishes beside it
+        mask, eps = (mask, EPS) if self.masked else (torch.ones_like(mask), NO_EPS)
         pooled = non_background_pool(self.branches(x), mask, kernel_size=self.kernel_sizes, eps=eps)
         return torch.cat((x, pooled), 1)
 

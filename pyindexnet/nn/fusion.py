@@ -67,7 +67,9 @@ class GLF(nn.Module):
         if high_channels % SCALE**2:
             raise ValueError(f"GLF: high_channels must be a multiple of {SCALE**2}, got {high_channels}")
         if group_channels < 1 or inter_channels % group_channels:
-            raise ValueError(f"GLF: inter_channels must be a multiple of group_channels ({group_channels}), got {inter_channels}")
+            raise ValueError(
+                f"GLF: inter_channels must be a multiple of group_channels ({group_channels}), got {inter_channels}"
+            )
         if not 1 <= reduction <= inter_channels:
             raise ValueError(f"GLF: reduction must be from 1 to inter_channels ({inter_channels}), got {reduction}")
         self.global_source = global_source
