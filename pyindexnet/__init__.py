@@ -6,13 +6,20 @@ from ._version import __version__
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
-from .ops import indexed_pool, indexed_pool_skip, indexed_upsample, non_background_pool
+from .ops import (
+    grouped_spatial_fusion,
+    indexed_pool,
+    indexed_pool_skip,
+    indexed_upsample,
+    non_background_pool,
+)
 
 __all__ = [
     "BackendError",
     "__version__",
     "backends",
     "create_model",
+    "grouped_spatial_fusion",
     "indexed_pool",
     "indexed_pool_skip",
     "indexed_upsample",

@@ -124,7 +124,7 @@ def complexity(model: nn.Module, input_size: Sequence[int] = INPUT_SIZE) -> Comp
 
         return count
 
-    def fusion(x: Any, kernels: Any, groups: int, kernel_size: int, *_: Any, **__: Any) -> int:
+    def fusion(x: Any, kernels: Any, kernel_size: int, *_: Any, **__: Any) -> int:
         return per_value(kernel_size**2)(x)
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators: public functions over backends that are registered with PyTorch."""
 
+from .grouped_spatial_fusion import grouped_spatial_fusion
 from .indexed_pool import indexed_pool
 from .indexed_pool_skip import indexed_pool_skip
 from .indexed_upsample import indexed_upsample
 from .non_background_pool import non_background_pool
 
-__all__ = ["indexed_pool", "indexed_pool_skip", "indexed_upsample", "non_background_pool"]
+__all__ = [
+    "grouped_spatial_fusion",
+    "indexed_pool",
+    "indexed_pool_skip",
+    "indexed_upsample",
+    "non_background_pool",
+]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators in plain PyTorch, forward and closed-form backward: the specification that every backend is tested against."""
 
+from .grouped_spatial_fusion import grouped_spatial_fusion_reference
 from .indexed_pool import indexed_pool_backward_reference, indexed_pool_reference
 from .indexed_pool_skip import indexed_pool_skip_backward_reference, indexed_pool_skip_reference
 from .indexed_upsample import indexed_upsample_backward_reference, indexed_upsample_reference
@@ -9,6 +10,7 @@ from .normalization import NORMALIZATIONS
 
 __all__ = [
     "NORMALIZATIONS",
+    "grouped_spatial_fusion_reference",
     "indexed_pool_backward_reference",
     "indexed_pool_reference",
     "indexed_pool_skip_backward_reference",
