@@ -46,7 +46,7 @@ DEFINITIONS = {
 INPUT_SIZE = (1, 4, 224, 224)
 #: Operations for each input value, definition ``mmcv``; a mean over space is a global pooling.
 _PER_VALUE = {
-    torch.ops.aten.native_batch_norm: 2,
+    torch.ops.aten._native_batch_norm_legit_no_training: 2,
     torch.ops.aten.relu: 1,
     torch.ops.aten.leaky_relu: 1,
     torch.ops.aten.hardtanh: 1,  # ReLU6
