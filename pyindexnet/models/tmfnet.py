@@ -36,14 +36,13 @@ from pyindexnet.models.registry import register_model
 from pyindexnet.models.resnet import ResNet50, encoder_key_map
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.aspp import ASPP
-from pyindexnet.nn.context import TMP, Leaky, PyramidPooling
+from pyindexnet.nn.context import KERNEL_SIZES, TMP, Leaky, PyramidPooling
 from pyindexnet.nn.conv import ConvBNAct, init_weights
-from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, CarafeFusion, StaticFusion
+from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, GROUP_ORDERS, CarafeFusion, StaticFusion
 
 IMAGE_CHANNELS, TRIMAP_CHANNELS = 3, 3
 CONTEXTS = ("tmp", "mp", "tp", "ppm", "aspp")
 FUSIONS = ("glf", "lf", "static", "carafe")
-GROUP_ORDERS = ("interleaved", "blocked")
 CONTEXT = 256
 BRANCH = 256
 DILATIONS = (6, 12, 18)  # of DeepLabv3 at output stride 16
@@ -96,7 +95,8 @@ class TMFNet(nn.Module):
         require_one_of(name, "context", context, CONTEXTS)
         require_one_of(name, "global_source", global_source, GLOBAL_SOURCES)
         require_one_of(name, "group_order", group_order, GROUP_ORDERS)
-        kinds = (fusion,) * len(FUSED) if isinstance(fusion, str) else tuple(fusion)
+        one = isinstance(fusion, str) or not isinstance(fusion, Sequence)
+        kinds = (fusion,) * (len(FUSED) if isinstance(fusion, str) else 1) if one else tuple(fusion)
         if len(kinds) != len(FUSED):
             raise ValueError(f"{name}: fusion must be one kind or {len(FUSED)}, got {fusion!r}")
         for kind in kinds:
@@ -115,9 +115,8 @@ class TMFNet(nn.Module):
             merged = [channels]
         else:
             masked = context in ("tmp", "tp")
-            pyramid = TMP if context in ("tmp", "mp") else PyramidPooling
-            self.context = pyramid(c5, branch, masked=masked)
-            merged = [c5 + 4 * branch, channels]
+            self.context = (TMP if context in ("tmp", "mp") else PyramidPooling)(c5, branch, masked=masked)
+            merged = [self.context.out_channels, channels]
         self.context_merge = nn.Sequential(*(ConvBNAct(c, channels, 3, bias=True, activation=Leaky) for c in merged))
 
         self.stages = nn.ModuleList()
@@ -192,14 +191,18 @@ def published_keys(model: TMFNet) -> KeyMap:
     if model.context_kind != "tmp" or not all(isinstance(s, GLF) and s.global_embedding is not None for s in model.stages):
         return {}
     keys = encoder_key_map("encoder", "encoder.pretrained")
-    branches = [conv_unit_keys(f"decoder.ppm.{i}.conv", "context.branches", bias=True) for i in range(4)]
-    stack = Stack(len(branches))
-    keys |= {key: Columns(tuple(str(each[key]) for each in branches), stack) for key in branches[0]}
+    keys |= context_key_map("context", [f"decoder.ppm.{i}" for i in range(len(KERNEL_SIZES))])
     keys |= conv_unit_keys("decoder.conv_up1", "context_merge.0", "context_merge.1", bias=True)
     for i, path in enumerate(("conv_up2", "conv_up3", "conv_up4_1")):
         keys |= glf_key_map(f"stages.{i}", f"decoder.{path}", model.stages[i])
     heads = {"head.0": "decoder.conv_up4_2.0", "head.2": "decoder.conv_up4_2.2"}
     return keys | {f"{ours}.{leaf}": f"{name}.{leaf}" for ours, name in heads.items() for leaf in ("weight", "bias")}
+
+
+def context_key_map(ours: str, published: Sequence[str]) -> KeyMap:
+    """Key names of the published pooling branches, of these paths, for those of a :class:`TMP` called ``ours``."""
+    each = [conv_unit_keys(f"{branch}.conv", f"{ours}.branches", bias=True) for branch in published]
+    return {key: Columns(tuple(str(keys[key]) for keys in each), Stack(len(published))) for key in each[0]}
 
 
 def glf_key_map(ours: str, published: str, module: nn.Module) -> KeyMap:

@@ -15,6 +15,7 @@ from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.context import Leaky
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.ops import grouped_spatial_fusion
+from pyindexnet.reference.window import GROUP_ORDERS
 
 GLOBAL_SOURCES = ("tmp", "high", "c5", "none")
 SCALE = 2
@@ -64,6 +65,7 @@ class GLF(nn.Module):
         super().__init__()
         require_one_of("GLF", "global_source", global_source, GLOBAL_SOURCES)
         require_one_of("GLF", "kernel_size", kernel_size, (1, 3, 5, 7))
+        require_one_of("GLF", "group_order", group_order, GROUP_ORDERS)
         if high_channels % SCALE**2:
             raise ValueError(f"GLF: high_channels must be a multiple of {SCALE**2}, got {high_channels}")
         if group_channels < 1 or inter_channels % group_channels:
