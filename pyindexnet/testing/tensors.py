@@ -47,5 +47,6 @@ def make_tensors(
     out = []
     for name, shape in zip(spec.tensors, sample.shapes, strict=True):
         t = torch.randn(shape, generator=rng, dtype=torch.float64) * sample.scales.get(name, 1.0)
+        t = spec.values.get(name, lambda t: t)(t)
         out.append(_layout(t.to(dtype).to(device), layout))
     return tuple(out)

@@ -15,7 +15,7 @@ SMALL = [
     pytest.param(spec, sample, id=f"{spec.name}-{sample.id}")
     for spec in ALL_SPECS
     for sample in spec.samples
-    if 0 < sum(torch.Size(s).numel() for s in sample.shapes) < 900 and "large" not in sample.id
+    if 0 < sum(torch.Size(s).numel() for s in sample.shapes) < 900 and sample.smooth
 ]
 
 
@@ -84,5 +84,5 @@ def test_opcheck_backward(spec: OpSpec, variant: tuple[str, str], layout: str, n
     y = op(spec, backend)(*arguments)
     grads = [torch.randn_like(p).requires_grad_() for p in (y if isinstance(y, tuple) else (y,))]
     leaves = [t.requires_grad_() for t in tensors]
-    ratio, normalization = sample.options["ratio"], sample.options["normalization"]
-    torch.library.opcheck(op(spec, backend, "_backward").default, (*grads, *leaves, ratio, normalization, *needed))
+    options = spec.backward_options(sample.options)
+    torch.library.opcheck(op(spec, backend, "_backward").default, (*grads, *leaves, *options, *needed))

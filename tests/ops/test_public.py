@@ -71,13 +71,13 @@ def test_export(spec: OpSpec, variant: tuple[str, str], dynamic: bool) -> None:
     sample = spec.samples[0]
 
     class Network(torch.nn.Module):
-        def forward(self, x: torch.Tensor, logits: torch.Tensor) -> Any:
+        def forward(self, *tensors: torch.Tensor) -> Any:
             options = {k: v for k, v in sample.options.items() if k != "output_size"}
-            return spec.function(x, logits, backend=backend, **options)
+            return spec.function(*tensors, backend=backend, **options)
 
     tensors = make_tensors(spec, sample, torch.float32, device)
     batch = torch.export.Dim("batch", min=1, max=64)
-    shapes = {"x": {0: batch}, "logits": {0: batch}} if dynamic else None
+    shapes = {"tensors": tuple({0: batch} for _ in tensors)} if dynamic else None
     program = torch.export.export(Network(), tensors, dynamic_shapes=shapes)
     assert f"pyindexnet.{spec.name}" in str(program.graph)
     inputs = tuple(torch.cat([t, t, t]) for t in tensors) if dynamic else tensors
@@ -132,22 +132,13 @@ def test_direct_dispatcher_calls_are_checked(spec: OpSpec, variant: tuple[str, s
     """``torch.ops`` skips the public checks; wrong shapes must raise there too, never touch memory."""
     backend, device = variant
     sample = next(s for s in spec.samples if s.id.startswith("2x3x7x5"))
-    x, logits = make_tensors(spec, sample, torch.float32, device)
+    tensors = make_tensors(spec, sample, torch.float32, device)
     op = getattr(torch.ops.pyindexnet, spec.name + {"reference": "_reference", "triton": "_triton"}.get(backend, ""))
-    _, _, *options = spec.arguments(x, logits, **sample.options)
-    for bad in (
-        (x[0], logits),
-        (x, logits[0]),
-        (x, logits[..., :1]),
-        (x, logits[:, :2]),
-        (x, logits.double()),
-        (x[:1], logits),
-    ):
+    for spoil in spec.bad_arguments:
+        arguments = list(spec.arguments(*tensors, **sample.options))
+        spoil(arguments)
         with pytest.raises((RuntimeError, ValueError)):
-            op(*bad, *options)
-    for bad_option in ([7, *options[1:]], [options[0], "sofmax", *options[2:]]):
-        with pytest.raises((RuntimeError, ValueError)):
-            op(x, logits, *bad_option)
+            op(*arguments)
 
 
 # --- choice of backend ------------------------------------------------------------------------------------------------

@@ -55,4 +55,6 @@ def dtype_id(dtype: torch.dtype) -> str:
 
 
 ALL_SPECS = list(SPECS.values())
+#: Those whose second argument holds logits of cells.
+INDEXED_SPECS = [spec for spec in ALL_SPECS if spec.name.startswith("indexed_")]
 ALL_SAMPLES = [pytest.param(spec, sample, id=f"{spec.name}-{sample.id}") for spec in ALL_SPECS for sample in spec.samples]

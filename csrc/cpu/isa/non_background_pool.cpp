@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// non_background_pool and its backward, CPU: the kernels, compiled once per instruction set. Equation and symbols:
+// pyindexnet/reference/non_background_pool.py; the sums: csrc/cpu/window_map.h. Arithmetic in float, double for double.
+#include "../non_background_pool.h"
+
+#include "../window_map.h"
+
+namespace pyindexnet {
+inline namespace PYINDEXNET_ISA {
+namespace {
+
+template <class T>
+class PoolKernel {
+  using A = typename Accumulate<T>::type;
+  using V = Vec<A>;
+  static constexpr int L = V::size;
+
+  const PoolWork& w_;
+  const PoolArgs& a_;
+  const int64_t map_;
+
+  // A row or a pixel's channels of one tensor: lane l is p[l * lane].
+  struct Lanes {
+    T* p;
+    int64_t lane;
+    PYINDEXNET_INLINE V get(int count) const { return count == L && lane == 1 ? load(p) : load_lanes(p, lane, count); }
+    PYINDEXNET_INLINE void put(int count, V value, bool past_caches) const {
+      if (count < L || lane != 1) return store_lanes(p, lane, count, value);
+      past_caches ? stream(p, value) : store(p, value);
+    }
+  };
+  static T* at(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
+    return static_cast<T*>(t.data) + n * t.n + c * t.c + i * t.h + j * t.w;
+  }
+  PYINDEXNET_INLINE static Lanes columns(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
+    return {at(t, n, c, i, j), t.w};
+  }
+  PYINDEXNET_INLINE static Lanes channels(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
+    return {at(t, n, c, i, j), t.c};
+  }
+  // Dense maps in accumulators have no padding: their tails go through a buffer.
+  PYINDEXNET_INLINE static V get(const A* p, int count) { return count == L ? load(p) : load_lanes(p, 1, count); }
+  PYINDEXNET_INLINE static void put(A* p, int count, V value) { count == L ? store(p, value) : store_lanes(p, 1, count, value); }
+
+  A* weights(int64_t n) const { return static_cast<A*>(w_.weights) + n * map_; }
+  A* inverse(int64_t n, int64_t s) const { return static_cast<A*>(w_.inverse) + (n * a_.windows + s) * map_; }
+  A* partial(int64_t n, int64_t s, int64_t group, int64_t which) const {
+    return static_cast<A*>(w_.partial) + (((n * a_.windows + s) * w_.groups + group) * 2 + which) * map_;
+  }
+
+  // Whether every vector of the output is aligned.
+  bool aligned(const Image& t) const {
+    if (reinterpret_cast<uintptr_t>(t.data) % kVectorBytes) return false;
+    for (const int64_t stride : {t.n, t.c, t.h, t.w}) {
+      if (stride != 1 && stride % L) return false;
+    }
+    return true;
+  }
+
+ public:
+  explicit PoolKernel(const PoolWork& work) : w_(work), a_(work.args), map_(a_.H * a_.W) {}
+
+  void run(PoolStep step, int64_t begin, int64_t end) const {
+    for (int64_t item = begin; item < end; ++item) {
+      if (step == PoolStep::weights) {
+        copy_mask(item);
+      } else if (step == PoolStep::denominators) {
+        denominators(item / a_.windows, item % a_.windows);
+      } else if (step == PoolStep::reduce) {
+        reduce(item / a_.windows, item % a_.windows);
+      } else if (step == PoolStep::grad_mask) {
+        grad_mask(item);
+      } else {
+        pool(step, item);
+      }
+    }
+    if (w_.past_caches) stream_fence();
+  }
+
+ private:
+  // f(i, j, count): all pixels of `rows` rows from `first` in runs of up to L columns.
+  template <class F>
+  PYINDEXNET_INLINE void each_run(int64_t first, int64_t rows, F f) const {
+    for (int64_t i = first; i < first + rows; ++i) {
+      for (int64_t j = 0; j < a_.W; j += L) f(i, j, static_cast<int>(a_.W - j < L ? a_.W - j : L));
+    }
+  }
+
+  void copy_mask(int64_t n) const {
+    A* const m = weights(n);
+    each_run(0, a_.H, [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+      put(m + i * a_.W + j, count, columns(a_.mask, n, 0, i, j).get(count));
+    });
+  }
+
+  void denominators(int64_t n, int64_t s) const {
+    const int64_t k = a_.kernel_size[s], r = k / 2;
+    const A* const m = weights(n);
+    A* const v = inverse(n, s);
+    const auto inside = [r](int64_t i, int64_t size) {  // pixels of the window that lie on the map, along one axis
+      return (i + r < size ? i + r : size - 1) - (i > r ? i - r : 0) + 1;
+    };
+    const Buffer<A> count_buffer(a_.W + L);
+    A* const across = count_buffer.data();
+    for (int64_t j = 0; j < a_.W + L; ++j) across[j] = static_cast<A>(a_.count_include_pad ? k : j < a_.W ? inside(j, a_.W) : 1);
+    plane_window_sums<A>(
+        a_.H, a_.W, k, 0, a_.H,
+        [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE { return get(m + i * a_.W + j, count); },
+        [&](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
+          const A down = static_cast<A>(a_.count_include_pad ? k : inside(i, a_.H));
+          const V d = sum + V(static_cast<A>(a_.eps)) * (V(down) * load(across + j));
+          put(v + i * a_.W + j, count, V(A(1) / d.v));
+        });
+  }
+
+  void pool(PoolStep step, int64_t item) const {
+    const int64_t band = item % w_.bands, group = item / w_.bands % w_.groups;
+    const int64_t s = item / (w_.bands * w_.groups) % a_.windows, n = item / (w_.bands * w_.groups * a_.windows);
+    const int64_t first = band * w_.rows, rows = first + w_.rows < a_.H ? w_.rows : a_.H - first;
+    const int64_t c = s * a_.chunk + group * w_.group;
+    const int64_t left = (s + 1) * a_.chunk - c, count = left < w_.group ? left : w_.group;
+    if (w_.partial) {
+      for (int which = 0; which < 2; ++which) {
+        each_run(first, rows, [&](int64_t i, int64_t j, int lanes) PYINDEXNET_LAMBDA_INLINE {
+          put(partial(n, s, group, which) + i * a_.W + j, lanes, V(0));
+        });
+      }
+    }
+    if (!a_.channels_last) {
+      for (int64_t e = 0; e < count; ++e) plane(step, n, s, c + e, group, first, rows);
+    } else if (count > 2 * L && rows * a_.W <= 2048) {
+      for (int64_t e = 0; e < count; e += 4 * L) pixels<4>(step, n, s, c + e, count - e, group, first, rows);
+    } else if (count > L) {
+      for (int64_t e = 0; e < count; e += 2 * L) pixels<2>(step, n, s, c + e, count - e, group, first, rows);
+    } else {
+      pixels<1>(step, n, s, c, count, group, first, rows);
+    }
+  }
+
+  // --- a vector is a run of columns ---------------------------------------------------------------------------------------
+
+  void plane(PoolStep step, int64_t n, int64_t s, int64_t c, int64_t group, int64_t first, int64_t rows) const {
+    const A *const m = weights(n), *const v = inverse(n, s);
+    const int64_t k = a_.kernel_size[s];
+    const bool past_caches = w_.past_caches && aligned(a_.out);
+    // sums of `scale` times `in`, whose next plane is fetched meanwhile: the sums themselves wait for no memory
+    const auto sums = [&](const Image& in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
+      plane_window_sums<A>(
+          a_.H, a_.W, k, first, rows,
+          [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+            return columns(in, n, c, i, j).get(count) * get(scale + i * a_.W + j, count);
+          },
+          [&](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
+            __builtin_prefetch(at(in, n, c + 1, i, j), 0, 2);
+            write(i, j, count, i * a_.W + j, sum);
+          });
+    };
+    if (step == PoolStep::forward) {
+      return sums(a_.x, m, [&](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
+        columns(a_.out, n, c, i, j).put(count, sum * get(v + at, count), past_caches);
+      });
+    }
+    A *const xu = partial(n, s, group, 0), *const gy = partial(n, s, group, 1);
+    sums(a_.grad, v, [&](int64_t i, int64_t j, int count, int64_t at, V u) PYINDEXNET_LAMBDA_INLINE {
+      if (a_.out.data) columns(a_.out, n, c, i, j).put(count, u * get(m + at, count), past_caches);
+      if (w_.partial) put(xu + at, count, get(xu + at, count) + columns(a_.x, n, c, i, j).get(count) * u);
+    });
+    if (!w_.partial) return;
+    sums(a_.x, m, [&](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
+      const V y = sum * get(v + at, count);
+      put(gy + at, count, get(gy + at, count) + columns(a_.grad, n, c, i, j).get(count) * y);
+    });
+  }
+
+  // --- a vector is a run of channels --------------------------------------------------------------------------------------
+
+  template <int kWidth>
+  PYINDEXNET_INLINE static Pack<V, kWidth> read_pixel(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j, int64_t left) {
+    const Lanes lanes = channels(t, n, c, i, j);
+    Pack<V, kWidth> out;
+    for (int u = 0; u < kWidth; ++u) {
+      const int64_t rest = left - u * L;
+      out.at[u] = rest > 0 ? Lanes{lanes.p + u * L * lanes.lane, lanes.lane}.get(rest < L ? static_cast<int>(rest) : L) : V(0);
+    }
+    return out;
+  }
+  template <int kWidth>
+  PYINDEXNET_INLINE static void write_pixel(Lanes to, int64_t left, const Pack<V, kWidth>& value, A scale, bool past_caches) {
+    for (int u = 0; u < kWidth && left > u * L; ++u) {
+      const int count = static_cast<int>(left - u * L < L ? left - u * L : L);
+      Lanes{to.p + u * L * to.lane, to.lane}.put(count, value.at[u] * V(scale), past_caches);
+    }
+  }
+  // Sum over the channels of a product.
+  template <int kWidth>
+  PYINDEXNET_INLINE static A dot(const Pack<V, kWidth>& a, const Pack<V, kWidth>& b) {
+    V sum = a.at[0] * b.at[0];
+    for (int u = 1; u < kWidth; ++u) sum = sum + a.at[u] * b.at[u];
+    A lanes[L];
+    store(lanes, sum);
+    for (int half = L / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    }
+    return lanes[0];
+  }
+
+  template <int kWidth>
+  void pixels(PoolStep step, int64_t n, int64_t s, int64_t c, int64_t left, int64_t group, int64_t first, int64_t rows) const {
+    using P = Pack<V, kWidth>;
+    const A *const m = weights(n), *const v = inverse(n, s);
+    const int64_t k = a_.kernel_size[s];
+    const bool past_caches = w_.past_caches && aligned(a_.out);
+    const auto sums = [&](const Image& in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
+      channel_window_sums<A, kWidth>(
+          a_.H, a_.W, k, first, rows,
+          [&](int64_t i, int64_t j) PYINDEXNET_LAMBDA_INLINE {
+            P out = read_pixel<kWidth>(in, n, c, i, j, left);
+            for (int u = 0; u < kWidth; ++u) out.at[u] = out.at[u] * V(scale[i * a_.W + j]);
+            return out;
+          },
+          [&](int64_t i, int64_t j, const P& sum) PYINDEXNET_LAMBDA_INLINE { write(i, j, i * a_.W + j, sum); });
+    };
+    if (step == PoolStep::forward) {
+      return sums(a_.x, m, [&](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
+        write_pixel(channels(a_.out, n, c, i, j), left, sum, v[at], past_caches);
+      });
+    }
+    A *const xu = partial(n, s, group, 0), *const gy = partial(n, s, group, 1);
+    sums(a_.grad, v, [&](int64_t i, int64_t j, int64_t at, const P& u) PYINDEXNET_LAMBDA_INLINE {
+      if (a_.out.data) write_pixel(channels(a_.out, n, c, i, j), left, u, m[at], past_caches);
+      if (w_.partial) xu[at] += dot(read_pixel<kWidth>(a_.x, n, c, i, j, left), u);
+    });
+    if (!w_.partial) return;
+    sums(a_.x, m, [&](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
+      gy[at] += dot(read_pixel<kWidth>(a_.grad, n, c, i, j, left), sum) * v[at];
+    });
+  }
+
+  // --- the gradient of the mask -------------------------------------------------------------------------------------------
+
+  // Into the first group's map: sum_c x u - S(v sum_c g y).
+  void reduce(int64_t n, int64_t s) const {
+    const A* const v = inverse(n, s);
+    A* const total = partial(n, s, 0, 0);
+    const auto over_groups = [&](int64_t which, int64_t at, int count) PYINDEXNET_LAMBDA_INLINE {
+      V sum = get(partial(n, s, 0, which) + at, count);
+      for (int64_t g = 1; g < w_.groups; ++g) sum = sum + get(partial(n, s, g, which) + at, count);
+      return sum;
+    };
+    plane_window_sums<A>(
+        a_.H, a_.W, a_.kernel_size[s], 0, a_.H,
+        [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+          const int64_t at = i * a_.W + j;
+          return get(v + at, count) * over_groups(1, at, count);
+        },
+        [&](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
+          const int64_t at = i * a_.W + j;
+          put(total + at, count, over_groups(0, at, count) - sum);
+        });
+  }
+
+  void grad_mask(int64_t n) const {
+    each_run(0, a_.H, [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+      const int64_t at = i * a_.W + j;
+      V sum = get(partial(n, 0, 0, 0) + at, count);
+      for (int64_t s = 1; s < a_.windows; ++s) sum = sum + get(partial(n, s, 0, 0) + at, count);
+      // The gradient is of the order of 1 / eps where a window holds no mask.
+      if constexpr (std::is_same_v<T, float16>) sum = clamp(sum, -65504.0f, 65504.0f);
+      columns(a_.grad_mask, n, 0, i, j).put(count, sum, false);
+    });
+  }
+};
+
+}  // namespace
+
+void non_background_pool_items(const PoolWork& work, PoolStep step, int64_t begin, int64_t end) {
+  switch (work.args.dtype) {
+    case DType::float64:
+      return PoolKernel<double>(work).run(step, begin, end);
+    case DType::float32:
+      return PoolKernel<float>(work).run(step, begin, end);
+    case DType::float16:
+      return PoolKernel<float16>(work).run(step, begin, end);
+    case DType::bfloat16:
+      return PoolKernel<bfloat16>(work).run(step, begin, end);
+  }
+}
+
+}  // namespace PYINDEXNET_ISA
+}  // namespace pyindexnet
