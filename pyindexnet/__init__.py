@@ -7,6 +7,9 @@ from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
 from .ops import (
+    carafe,
+    dynamic_downsample,
+    dynamic_upsample,
     grouped_spatial_fusion,
     indexed_pool,
     indexed_pool_skip,
@@ -18,7 +21,10 @@ __all__ = [
     "BackendError",
     "__version__",
     "backends",
+    "carafe",
     "create_model",
+    "dynamic_downsample",
+    "dynamic_upsample",
     "grouped_spatial_fusion",
     "indexed_pool",
     "indexed_pool_skip",

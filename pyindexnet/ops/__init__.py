@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators: public functions over backends that are registered with PyTorch."""
 
+from .carafe import carafe
+from .dynamic_downsample import dynamic_downsample
+from .dynamic_upsample import dynamic_upsample
 from .grouped_spatial_fusion import grouped_spatial_fusion
 from .indexed_pool import indexed_pool
 from .indexed_pool_skip import indexed_pool_skip
@@ -8,6 +11,9 @@ from .indexed_upsample import indexed_upsample
 from .non_background_pool import non_background_pool
 
 __all__ = [
+    "carafe",
+    "dynamic_downsample",
+    "dynamic_upsample",
     "grouped_spatial_fusion",
     "indexed_pool",
     "indexed_pool_skip",

@@ -160,8 +160,11 @@ def _triton_launcher(name: str, module: str) -> Callable[..., Any]:
 _families: dict[str, tuple[Definition, ...]] = {}
 
 
-def register_family(op: str, *definitions: Definition) -> None:
-    """Register an operator with its backward in every backend. ``op`` names its files and its public function."""
+def register_family(op: str, *definitions: Definition, missing: Sequence[str] = ()) -> None:
+    """Register an operator with its backward in every backend. ``op`` names its files and its public function.
+
+    Backends in ``missing`` have no kernel of it yet; ``why_not`` says so.
+    """
     _families[op] = definitions
     for definition in definitions:
         for suffix in ("", "_reference", "_triton"):
@@ -171,7 +174,8 @@ def register_family(op: str, *definitions: Definition) -> None:
         launcher = _triton_launcher(definition.name, op)
         torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
-        backends.register(op, backend, why_not)
+        reason = f"{op} has no {backend} kernel yet"
+        backends.register(op, backend, (lambda *tensors, reason=reason: reason) if backend in missing else why_not)
 
 
 def family(op: str) -> tuple[Definition, ...]:

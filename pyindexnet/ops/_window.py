@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..reference.index_cell import like, like_logits, memory_format
+from ..reference.index_cell import accumulate_dtype, like, like_logits, memory_format
+from ..reference.normalization import normalize
 from ..reference.window import (
     Window,
     window_backward_reference,
@@ -21,12 +22,17 @@ from ._common import Definition, check_same, check_tensor, register_family
 Checks = Callable[..., Window]
 
 
-def check_count(op: str, name: str, value: Any, low: int, high: int | None = None) -> None:
-    """An int of at least ``low`` (and at most ``high``)."""
-    bad = isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < low
-    if bad or (high is not None and value > high):
-        rule = f"at least {low}" if high is None else f"within {low}..{high}"
-        raise ValueError(f"{op}: {name} must be an integer {rule}, got {value!r}")
+def check_int(op: str, name: str, value: Any, low: int, high: int) -> None:
+    """An int within low..high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{op}: {name} must be an integer within {low}..{high}, got {value!r}")
+
+
+def within(op: str, name: str, size: tuple[Any, ...], bounds: Sequence[tuple[Any, Any]]) -> None:
+    """A size (height, width) within bounds."""
+    if any(not low <= n <= high for n, (low, high) in zip(size, bounds, strict=True)):
+        text = ", ".join(f"{low}..{high}" for low, high in bounds)
+        raise ValueError(f"{op}: {name} must be within ({text}), got {tuple(size)}")
 
 
 def check_image(op: str, name: str, x: Tensor) -> None:
@@ -36,9 +42,8 @@ def check_image(op: str, name: str, x: Tensor) -> None:
 
 
 def check_groups(op: str, x: Tensor, groups: int) -> None:
-    check_count(op, "groups", groups, 1)
-    if x.shape[1] % groups:
-        raise ValueError(f"{op}: groups must divide the {x.shape[1]} channels of x, got {groups}")
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"{op}: groups must divide the {x.shape[1]} channels of x, got {groups!r}")
 
 
 def check_kernels(op: str, name: str, x: Tensor, kernels: Tensor, channels: int, h: int, w: int) -> None:
@@ -48,6 +53,21 @@ def check_kernels(op: str, name: str, x: Tensor, kernels: Tensor, channels: int,
     if tuple(kernels.shape) != want:
         raise ValueError(f"{op}: {name} must be {want}, got {tuple(kernels.shape)}")
     check_same(op, name, kernels, x)
+
+
+def group_major(logits: Tensor, groups: int, kernel_size: int, normalization: str) -> tuple[Tensor, str]:
+    """Logits in the channel order (tap, group), normalised over the taps, for an operator that reads (group, tap).
+
+    Returns logits for that operator and their normalisation: with one group the orders are the same; with several, the groups
+    whose sums are 1 are not those that the operator applies.
+    """
+    if groups == 1 or normalization == "none":
+        return logits, normalization
+    n, _, h, w = logits.shape
+    a = logits.reshape(n, kernel_size * kernel_size, -1, h, w).transpose(1, 2)
+    everywhere = torch.ones((), dtype=torch.bool, device=logits.device)
+    z = normalize(a.to(accumulate_dtype(a)), normalization, everywhere).to(logits.dtype)
+    return z.transpose(1, 2).reshape(logits.shape), "none"
 
 
 def register_window_op(op: str, kernels: str, options: str, window: Checks) -> None:
@@ -142,4 +162,5 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
             setup_context_backward,
             double_backward,
         ),
+        missing=("cpu", "cuda", "triton"),
     )

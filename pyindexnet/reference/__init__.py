@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators in plain PyTorch, forward and closed-form backward: the specification that every backend is tested against."""
 
+from .dynamic_downsample import dynamic_downsample_reference
+from .dynamic_upsample import dynamic_upsample_reference
 from .grouped_spatial_fusion import grouped_spatial_fusion_reference
 from .indexed_pool import indexed_pool_backward_reference, indexed_pool_reference
 from .indexed_pool_skip import indexed_pool_skip_backward_reference, indexed_pool_skip_reference
@@ -10,6 +12,8 @@ from .normalization import NORMALIZATIONS
 
 __all__ = [
     "NORMALIZATIONS",
+    "dynamic_downsample_reference",
+    "dynamic_upsample_reference",
     "grouped_spatial_fusion_reference",
     "indexed_pool_backward_reference",
     "indexed_pool_reference",

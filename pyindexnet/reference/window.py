@@ -31,7 +31,12 @@ from torch import Tensor
 from . import normalization as nz
 from .index_cell import accumulate_dtype
 
+#: Which channels of x form a group, see :class:`Window`.
 GROUP_ORDERS = ("blocked", "interleaved")
+#: Order of the channels of the logits: (group, tap), or (tap, group) as the released A2U module writes them.
+GROUP_LAYOUTS = ("group_major", "position_major")
+#: Where the sub-positions of upsampling logits lie: in the channels, or already shuffled into the plane.
+LAYOUTS = ("shuffled", "dense")
 
 
 @dataclass(frozen=True)

@@ -4,5 +4,8 @@
 from .parity import Measurement, measure, tolerance
 from .specs import SPECS, OpSpec, Sample
 from .tensors import LAYOUTS, make_tensors
+from .window_specs import WINDOW_SPECS
+
+SPECS.update(WINDOW_SPECS)
 
 __all__ = ["LAYOUTS", "SPECS", "Measurement", "OpSpec", "Sample", "make_tensors", "measure", "tolerance"]

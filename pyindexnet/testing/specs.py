@@ -122,7 +122,7 @@ def _indexed_terms(sample: Sample) -> dict[str, int]:
     return {"y": k, "pooled": k, "skip": k, "x": k, "logits": k + (channels if holistic else 0)}
 
 
-def _spoil(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+def spoil(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     """A bad call with arguments replaced; callables get the good value."""
 
     def spoil(call: dict[str, Any]) -> None:
@@ -134,25 +134,25 @@ def _spoil(**changes: Any) -> Callable[[dict[str, Any]], Any]:
 
 def _indexed_errors(name: str) -> tuple[tuple[Callable[[dict[str, Any]], Any], str], ...]:
     return (
-        (_spoil(x="photo"), f"{name}: x must be a tensor, got str"),
-        (_spoil(logits=None), f"{name}: logits must be a tensor, got NoneType"),
-        (_spoil(x=lambda t: t[0]), rf"{name}: x must be \(N, C, H, W\), got 3 dimensions"),
-        (_spoil(logits=lambda t: t[0]), rf"{name}: logits must be \(N, Ci, K, h, w\), got 4 dimensions"),
-        (_spoil(x=Tensor.int), f"{name}: x must be float64, float32, float16 or bfloat16, got torch.int32"),
-        (_spoil(logits=Tensor.double), f"{name}: logits must have the dtype of x, torch.float32, got torch.float64"),
-        (_spoil(logits=lambda t: t.to("meta")), f"{name}: logits must be on the device of x, cpu, got meta"),
-        (_spoil(logits=lambda t: t[:, :, :3]), rf"{name}: logits must be .* got \(2, 3, 3, 4, 3\)"),
-        (_spoil(logits=lambda t: t[:, :2]), rf"{name}: logits must be .* got \(2, 2, 4, 4, 3\)"),
-        (_spoil(logits=lambda t: t[:1]), rf"{name}: logits must be .* got \(1, 3, 4, 4, 3\)"),
-        (_spoil(logits=lambda t: t[..., :2]), rf"{name}: logits must be .* got \(2, 3, 4, 4, 2\)"),
-        (_spoil(x=lambda t: t[:, :0]), f"{name}: x must have C, H and W of at least 1, got .2, 0,"),
-        (_spoil(ratio=5), f"{name}: ratio must be one of 2, 3, 4, got 5"),
-        (_spoil(normalization="sofmax"), f"{name}: normalization must be one of none, sigmoid, .*, got 'sofmax'"),
-        (_spoil(backend="cudnn"), f"{name}: backend must be one of reference, cpu, cuda, triton, got 'cudnn'"),
+        (spoil(x="photo"), f"{name}: x must be a tensor, got str"),
+        (spoil(logits=None), f"{name}: logits must be a tensor, got NoneType"),
+        (spoil(x=lambda t: t[0]), rf"{name}: x must be \(N, C, H, W\), got 3 dimensions"),
+        (spoil(logits=lambda t: t[0]), rf"{name}: logits must be \(N, Ci, K, h, w\), got 4 dimensions"),
+        (spoil(x=Tensor.int), f"{name}: x must be float64, float32, float16 or bfloat16, got torch.int32"),
+        (spoil(logits=Tensor.double), f"{name}: logits must have the dtype of x, torch.float32, got torch.float64"),
+        (spoil(logits=lambda t: t.to("meta")), f"{name}: logits must be on the device of x, cpu, got meta"),
+        (spoil(logits=lambda t: t[:, :, :3]), rf"{name}: logits must be .* got \(2, 3, 3, 4, 3\)"),
+        (spoil(logits=lambda t: t[:, :2]), rf"{name}: logits must be .* got \(2, 2, 4, 4, 3\)"),
+        (spoil(logits=lambda t: t[:1]), rf"{name}: logits must be .* got \(1, 3, 4, 4, 3\)"),
+        (spoil(logits=lambda t: t[..., :2]), rf"{name}: logits must be .* got \(2, 3, 4, 4, 2\)"),
+        (spoil(x=lambda t: t[:, :0]), f"{name}: x must have C, H and W of at least 1, got .2, 0,"),
+        (spoil(ratio=5), f"{name}: ratio must be one of 2, 3, 4, got 5"),
+        (spoil(normalization="sofmax"), f"{name}: normalization must be one of none, sigmoid, .*, got 'sofmax'"),
+        (spoil(backend="cudnn"), f"{name}: backend must be one of reference, cpu, cuda, triton, got 'cudnn'"),
     )
 
 
-def _bad(position: int, change: Any) -> Callable[[list[Any]], None]:
+def bad(position: int, change: Any) -> Callable[[list[Any]], None]:
     """Replaces one positional argument; callables get the good value."""
 
     def spoil(arguments: list[Any]) -> None:
@@ -162,14 +162,14 @@ def _bad(position: int, change: Any) -> Callable[[list[Any]], None]:
 
 
 _INDEXED_BAD = (
-    _bad(0, lambda x: x[0]),
-    _bad(0, lambda x: x[:1]),
-    _bad(1, lambda a: a[0]),
-    _bad(1, lambda a: a[..., :1]),
-    _bad(1, lambda a: a[:, :2]),
-    _bad(1, lambda a: a.double()),
-    _bad(2, 7),
-    _bad(3, "sofmax"),
+    bad(0, lambda x: x[0]),
+    bad(0, lambda x: x[:1]),
+    bad(1, lambda a: a[0]),
+    bad(1, lambda a: a[..., :1]),
+    bad(1, lambda a: a[:, :2]),
+    bad(1, lambda a: a.double()),
+    bad(2, 7),
+    bad(3, "sofmax"),
 )
 
 
@@ -212,9 +212,9 @@ INDEXED_UPSAMPLE = OpSpec(
     samples=_indexed_samples(low_first=True, output_size=True),
     errors=(
         *_indexed_errors("indexed_upsample"),
-        (_spoil(output_size=(9, 6)), r"indexed_upsample: output_size must be within \(7..8, 5..6\), got \(9, 6\)"),
-        (_spoil(output_size=(8, 4)), r"indexed_upsample: output_size must be within \(7..8, 5..6\), got \(8, 4\)"),
-        (_spoil(output_size=(8,)), r"indexed_upsample: output_size must be \(H, W\), got \(8,\)"),
+        (spoil(output_size=(9, 6)), r"indexed_upsample: output_size must be within \(7..8, 5..6\), got \(9, 6\)"),
+        (spoil(output_size=(8, 4)), r"indexed_upsample: output_size must be within \(7..8, 5..6\), got \(8, 4\)"),
+        (spoil(output_size=(8,)), r"indexed_upsample: output_size must be \(H, W\), got \(8,\)"),
     ),
     bad_arguments=_INDEXED_BAD,
     backward_options=_indexed_backward_options,
@@ -302,40 +302,40 @@ NON_BACKGROUND_POOL = OpSpec(
     terms=_non_background_terms,
     samples=_non_background_samples(),
     errors=(
-        (_spoil(x="photo"), f"{_NBP}: x must be a tensor, got str"),
-        (_spoil(mask=None), f"{_NBP}: mask must be a tensor, got NoneType"),
-        (_spoil(x=lambda t: t[0]), rf"{_NBP}: x must be \(N, C, H, W\), got 3 dimensions"),
-        (_spoil(mask=lambda t: t[0]), rf"{_NBP}: mask must be \(N, 1, H, W\), got 3 dimensions"),
-        (_spoil(x=Tensor.int), f"{_NBP}: x must be float64, float32, float16 or bfloat16, got torch.int32"),
-        (_spoil(mask=Tensor.double), f"{_NBP}: mask must have the dtype of x, torch.float32, got torch.float64"),
-        (_spoil(mask=lambda t: t.to("meta")), f"{_NBP}: mask must be on the device of x, cpu, got meta"),
-        (_spoil(mask=lambda t: t[:1]), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(1, 1, 7, 5\)"),
-        (_spoil(mask=lambda t: t.expand(2, 3, 7, 5)), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(2, 3, 7, 5\)"),
-        (_spoil(mask=lambda t: t[..., 1:]), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(2, 1, 7, 4\)"),
-        (_spoil(x=lambda t: t[:, :0]), f"{_NBP}: x must have C, H and W of at least 1, got .2, 0,"),
-        (_spoil(kernel_size=4), f"{_ODD} 4"),
-        (_spoil(kernel_size=(5, -3, 1)), rf"{_ODD} \(5, -3, 1\)"),
-        (_spoil(kernel_size=()), rf"{_ODD} \(\)"),
-        (_spoil(kernel_size=3.0), rf"{_ODD} 3\.0"),
-        (_spoil(kernel_size=True), f"{_ODD} True"),
-        (_spoil(kernel_size=(3, 5)), f"{_NBP}: x must have equal chunks of channels for 2 windows, got 3 channels"),
-        (_spoil(eps=0.0), rf"{_NBP}: eps must be a finite number above 0, got 0\.0"),
-        (_spoil(eps=float("inf")), f"{_NBP}: eps must be a finite number above 0, got inf"),
-        (_spoil(count_include_pad=None), f"{_NBP}: count_include_pad must be True or False, got None"),
-        (_spoil(backend="cudnn"), f"{_NBP}: backend must be one of reference, cpu, cuda, triton, got 'cudnn'"),
+        (spoil(x="photo"), f"{_NBP}: x must be a tensor, got str"),
+        (spoil(mask=None), f"{_NBP}: mask must be a tensor, got NoneType"),
+        (spoil(x=lambda t: t[0]), rf"{_NBP}: x must be \(N, C, H, W\), got 3 dimensions"),
+        (spoil(mask=lambda t: t[0]), rf"{_NBP}: mask must be \(N, 1, H, W\), got 3 dimensions"),
+        (spoil(x=Tensor.int), f"{_NBP}: x must be float64, float32, float16 or bfloat16, got torch.int32"),
+        (spoil(mask=Tensor.double), f"{_NBP}: mask must have the dtype of x, torch.float32, got torch.float64"),
+        (spoil(mask=lambda t: t.to("meta")), f"{_NBP}: mask must be on the device of x, cpu, got meta"),
+        (spoil(mask=lambda t: t[:1]), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(1, 1, 7, 5\)"),
+        (spoil(mask=lambda t: t.expand(2, 3, 7, 5)), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(2, 3, 7, 5\)"),
+        (spoil(mask=lambda t: t[..., 1:]), rf"{_NBP}: mask must be \(2, 1, 7, 5\), got \(2, 1, 7, 4\)"),
+        (spoil(x=lambda t: t[:, :0]), f"{_NBP}: x must have C, H and W of at least 1, got .2, 0,"),
+        (spoil(kernel_size=4), f"{_ODD} 4"),
+        (spoil(kernel_size=(5, -3, 1)), rf"{_ODD} \(5, -3, 1\)"),
+        (spoil(kernel_size=()), rf"{_ODD} \(\)"),
+        (spoil(kernel_size=3.0), rf"{_ODD} 3\.0"),
+        (spoil(kernel_size=True), f"{_ODD} True"),
+        (spoil(kernel_size=(3, 5)), f"{_NBP}: x must have equal chunks of channels for 2 windows, got 3 channels"),
+        (spoil(eps=0.0), rf"{_NBP}: eps must be a finite number above 0, got 0\.0"),
+        (spoil(eps=float("inf")), f"{_NBP}: eps must be a finite number above 0, got inf"),
+        (spoil(count_include_pad=None), f"{_NBP}: count_include_pad must be True or False, got None"),
+        (spoil(backend="cudnn"), f"{_NBP}: backend must be one of reference, cpu, cuda, triton, got 'cudnn'"),
     ),
     bad_arguments=(
-        _bad(0, lambda x: x[0]),
-        _bad(0, lambda x: x[:1]),
-        _bad(0, lambda x: x[:, :2]),
-        _bad(1, lambda m: m[0]),
-        _bad(1, lambda m: m[..., :1]),
-        _bad(1, lambda m: m.expand(2, 3, 7, 5)),
-        _bad(1, lambda m: m.double()),
-        _bad(2, []),
-        _bad(2, [5, 4, 3]),
-        _bad(2, [5, 3, -1]),
-        _bad(3, 0.0),
+        bad(0, lambda x: x[0]),
+        bad(0, lambda x: x[:1]),
+        bad(0, lambda x: x[:, :2]),
+        bad(1, lambda m: m[0]),
+        bad(1, lambda m: m[..., :1]),
+        bad(1, lambda m: m.expand(2, 3, 7, 5)),
+        bad(1, lambda m: m.double()),
+        bad(2, []),
+        bad(2, [5, 4, 3]),
+        bad(2, [5, 3, -1]),
+        bad(3, 0.0),
     ),
     backward_options=lambda options: _non_background_arguments(None, None, **options)[2:],  # type: ignore[arg-type]
     values={"mask": _soft_mask},

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CARAFE under the signature of mmcv, on the kernels of dynamic_upsample."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .dynamic_upsample import dynamic_upsample
+
+
+def carafe(
+    features: Tensor,
+    masks: Tensor,
+    kernel_size: int,
+    group_size: int = 1,
+    scale_factor: int = 2,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Content-aware reassembly with masks that are normalised and shuffled already; a drop-in for ``mmcv.ops.carafe``.
+
+    The same as :func:`pyindexnet.dynamic_upsample` with ``layout="dense"`` and ``normalization="none"``, which has the equation.
+    With raw logits that function is faster: it reads them once and writes no mask.
+
+    Args:
+        features: (N, C, h, w).
+        masks: (N, group_size * kernel_size^2, H, W), H = scale_factor * h; dtype and device of ``features``.
+        kernel_size: 1, 3, 5 or 7.
+        group_size: number of groups (mmcv's name); divides C.
+        scale_factor: 1 to 4.
+        backend: see :mod:`pyindexnet.backends`.
+    Returns:
+        (N, C, H, W), dtype and memory format of ``features``.
+    Raises:
+        TypeError, ValueError, BackendError: as :func:`pyindexnet.dynamic_upsample`.
+    Gradients: features, masks; twice differentiable.
+    """
+    return dynamic_upsample(
+        features,
+        masks,
+        kernel_size=kernel_size,
+        groups=group_size,
+        scale=scale_factor,
+        normalization="none",
+        layout="dense",
+        backend=backend,
+    )
