@@ -38,7 +38,7 @@ from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.context import KERNEL_SIZES, TMP, Leaky, PyramidPooling
 from pyindexnet.nn.conv import ConvBNAct, init_weights
-from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, GROUP_ORDERS, CarafeFusion, StaticFusion
+from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, GROUP_ORDERS, Carafe, CarafeFusion, StaticFusion
 
 IMAGE_CHANNELS, TRIMAP_CHANNELS = 3, 3
 CONTEXTS = ("tmp", "mp", "tp", "ppm", "aspp")
@@ -95,8 +95,7 @@ class TMFNet(nn.Module):
         require_one_of(name, "context", context, CONTEXTS)
         require_one_of(name, "global_source", global_source, GLOBAL_SOURCES)
         require_one_of(name, "group_order", group_order, GROUP_ORDERS)
-        one = isinstance(fusion, str) or not isinstance(fusion, Sequence)
-        kinds = (fusion,) * (len(FUSED) if isinstance(fusion, str) else 1) if one else tuple(fusion)
+        kinds = (fusion,) * len(FUSED) if isinstance(fusion, str) else tuple(fusion) if isinstance(fusion, Sequence) else ()
         if len(kinds) != len(FUSED):
             raise ValueError(f"{name}: fusion must be one kind or {len(FUSED)}, got {fusion!r}")
         for kind in kinds:
@@ -144,6 +143,9 @@ class TMFNet(nn.Module):
         hidden = int(HEAD * width)
         self.head = nn.Sequential(nn.Conv2d(high, hidden, 3, padding=1), Leaky(), nn.Conv2d(hidden, 1, 1))
         init_weights(self)
+        for module in self.modules():
+            if isinstance(module, (GLF, Carafe)):
+                module.init_kernels()
 
     def forward(self, x: Tensor) -> Tensor:
         stem, c2, *_, c5 = self.encoder(x)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.context import Leaky
 from pyindexnet.nn.conv import ConvBNAct
-from pyindexnet.ops import grouped_spatial_fusion
+from pyindexnet.ops import dynamic_upsample, grouped_spatial_fusion
 from pyindexnet.reference.window import GROUP_ORDERS
 
 GLOBAL_SOURCES = ("tmp", "high", "c5", "none")
 SCALE = 2
+#: Of the initial weights of a convolution that predicts kernels.
+KERNEL_STD = 0.001
 
 
 class GLF(nn.Module):
@@ -87,6 +89,15 @@ class GLF(nn.Module):
         self.act = Leaky()
         self.predict = nn.Conv2d(hidden, self.groups * kernel_size**2, 3, padding=1)
         self.merge = ConvBNAct(inter_channels, out_channels, 1, bias=True, activation=Leaky)
+        self.init_kernels()
+
+    def init_kernels(self) -> None:
+        """Start from Y = X and small noise. The kernels multiply X and are made from it: were they as large, Y would grow with the
+        square of X, and a stack of three with its eighth power."""
+        nn.init.normal_(self.predict.weight, 0.0, KERNEL_STD)
+        nn.init.zeros_(self.predict.bias)
+        with torch.no_grad():
+            self.predict.bias.view(self.groups, -1)[:, self.kernel_size**2 // 2] = 1.0
 
     def forward(self, high: Tensor, low: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.distributed(high, low)
@@ -135,28 +146,28 @@ class StaticFusion(nn.Module):
 class Carafe(nn.Module):
     """Upsampling by 2 with predicted kernels: CARAFE, "Content-Aware ReAssembly of FEatures", Wang et al., ICCV 2019.
 
-    Output pixel (2i+dy, 2j+dx) is the window of x around (i, j) under the softmax of its own kernel, which a convolution predicts
-    from x. The kernels of one (dy, dx) form a grouped spatial fusion, so each of the four positions is one.
+    One convolution predicts the kernels, without a channel compressor before it; see :func:`pyindexnet.dynamic_upsample`.
 
     Args:
         channels: of input and output.
         kernel_size: side of the window.
-        encoder_kernel_size: side of the convolution that predicts the kernels; it has no channel compressor before it.
+        encoder_kernel_size: side of the convolution.
     Shape: (N, channels, h, w) -> (N, channels, 2h, 2w).
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 5, encoder_kernel_size: int = 3) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        taps = kernel_size**2
-        self.predict = nn.Conv2d(channels, taps * SCALE**2, encoder_kernel_size, padding=encoder_kernel_size // 2)
+        self.predict = nn.Conv2d(channels, (kernel_size * SCALE) ** 2, encoder_kernel_size, padding=encoder_kernel_size // 2)
+        self.init_kernels()
+
+    def init_kernels(self) -> None:
+        """Start from the mean of the window and small noise."""
+        nn.init.normal_(self.predict.weight, 0.0, KERNEL_STD)
+        nn.init.zeros_(self.predict.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # channel t * 4 + s of the logits is tap t at position s = 2 dy + dx
-        logits = self.predict(x).unflatten(1, (self.kernel_size**2, SCALE**2))
-        kernels = logits.softmax(1).unbind(2)
-        parts = [grouped_spatial_fusion(x, k, groups=1, kernel_size=self.kernel_size) for k in kernels]
-        return F.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), SCALE)
+        return dynamic_upsample(x, self.predict(x), kernel_size=self.kernel_size, scale=SCALE, normalization="softmax")
 
 
 class CarafeFusion(StaticFusion):

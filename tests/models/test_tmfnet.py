@@ -94,9 +94,9 @@ def picture(size: tuple[int, int], n: int = 2, dtype: torch.dtype = torch.float3
 
 def test_group_orders_are_one_network() -> None:
     """Weights in published keys pass between the orders without a change of the function."""
-    blocked, interleaved = tiny(1, group_order="blocked").eval(), tiny(2).eval()
+    blocked, interleaved = (tiny(i, group_order=order).double().eval() for i, order in enumerate(("blocked", "interleaved")))
     load_checkpoint(interleaved, split_columns(published_key_map(blocked) or {}, blocked.state_dict()))
-    x = picture((32, 48))
+    x = picture((32, 48), dtype=torch.float64)
     with torch.no_grad():
         want, got = blocked(x), interleaved(x)
     torch.testing.assert_close(got, want)
@@ -156,8 +156,8 @@ def test_channels_last() -> None:
 
 
 def test_compiles() -> None:
-    model = tiny().eval()
-    x = picture((33, 50))
+    model = tiny().double().eval()
+    x = picture((33, 50), dtype=torch.float64)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
