@@ -120,8 +120,8 @@ def matte(
     align: Annotated[
         Align | None,
         typer.Option(
-            help="Bring an image to a size that the network takes: resize it, or pad by reflection. Default: as the network was "
-            "published, IndexNet Matting with resize, TMFNet with pad.",
+            help="Bring an image to a size that the network takes: resize it, or pad by reflection. Default: as the network was"
+            " published, IndexNet Matting with resize, TMFNet with pad.",
             show_default=False,
         ),
     ] = None,

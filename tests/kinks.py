@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparing gradients of networks with kinks.
 
-ReLU has no derivative at 0, ReLU6 none at 0 and 6, and max pooling none where two values tie for the maximum. An activation that lies closer
-to a kink than float32 rounding can fall on either side of it in a float32 run, and one that falls on the other side changes
-the whole gradient by far more than rounding. A published float32 gradient is therefore one of several correct ones: that of
-the exact function with, at each such activation, one derivative or the other. :func:`gradients_near` looks for it among them.
+ReLU has no derivative at 0, ReLU6 none at 0 and 6, and max pooling none where two values tie for the maximum. An activation
+that lies closer to a kink than float32 rounding can fall on either side of it in a float32 run, and one that falls on the other
+side changes the whole gradient by far more than rounding. A published float32 gradient is therefore one of several correct
+ones: that of the exact function with, at each such activation, one derivative or the other. :func:`gradients_near` looks for it
+among them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Kinked(nn.Module):
 
 
 class KinkedClamp(Kinked):
-    """x within [low, high], ``slope`` times the distance beyond: ReLU, Leaky ReLU, ReLU6; the other derivative is slope for 1, 1 for slope."""
+    """x in [0, high], beyond it ``slope`` times the distance: ReLU, Leaky ReLU, ReLU6.
+
+    Its other derivative is ``slope`` for 1 and 1 for ``slope``.
+    """
 
     def __init__(self, high: float = float("inf"), slope: float = 0.0) -> None:
         super().__init__()

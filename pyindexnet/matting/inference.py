@@ -3,8 +3,8 @@
 
 The published conventions: RGB normalised with ImageNet's mean and deviation, then the trimap: trimap/255 (0, 128/255, 1) as the
 fourth channel ([IndexNet], [A2U]), or three maps that are 1 where it says background, unknown and foreground ([TMFNet]); a size
-that the network does not take is resized, or padded by reflection, and the prediction brought back; known pixels are overwritten
-with 0 and 1 at the end.
+that the network does not take is resized, or padded by reflection, and the prediction brought back; known pixels are
+overwritten with 0 and 1 at the end.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def predict_alpha(
     Args:
         model: (N, C, H, W) -> (N, 1, H, W) in evaluation mode; float32. Attributes, where it has them: ``size_rule`` =
             (multiple, extra) says which sizes it takes, else multiples of 32; ``trimap_encoding``, what it takes the trimap as,
-            ``"level"`` (C = 4) or ``"one_hot"`` (C = 6), else ``"level"``; ``alignment``, a value of ``align``, else ``"resize"``.
+            ``"level"`` (C = 4) or ``"one_hot"`` (C = 6), else ``"level"``; ``alignment``, a value of ``align``, else
+            ``"resize"``.
         image: (H, W, 3) RGB; uint8, uint16, or floating in [0, 1]. Any size, at least 1 x 1.
         trimap: (H, W) or (H, W, 3); uint8 or uint16; see :func:`pyindexnet.matting.quantize_trimap`.
-        align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right); None: what
-            the model was published with.
+        align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right); None:
+            what the model was published with.
         memory_format: of the network's input. ``model.to(memory_format=...)`` once spares converting the weights at each call.
     Returns:
         (H, W) float32 in [0, 1]; exactly 0 and 1 where the trimap is known.

@@ -12,10 +12,11 @@ The tables do not say what a FLOP is. Four definitions:
 ``flops``
     The same with a multiplication and an addition as two, as ``torch.utils.flop_counter`` counts.
 ``mmcv``
-    The way of MMCV's counter, which [TMFNet] table 6 names: multiply-adds, and one more operation for each value that a bias is
-    added to; batch norm two for each value of its input; activations and poolings one, whatever the window; in units of 10^9.
-    Interpolation, pixel shuffle, concatenation and sums of maps do not count. A fusion kernel of k x k taps counts k*k
-    multiply-adds for each value that it gives: MMCV knows no such layer, and the paper counts "every major operation".
+    The way of MMCV's counter, which [TMFNet] table 6 names: multiply-adds, and one more operation for each value that a
+    convolution adds a bias to; batch norm two for each value of its input; activations and poolings one, whatever the window;
+    in units of 10^9. Interpolation, pixel shuffle, concatenation and sums of maps do not count. A fusion kernel of k x k taps
+    counts k*k multiply-adds for each value that it gives: MMCV knows no such layer, and the paper counts "every major
+    operation".
 
 Convolutions are counted as they run: the 1x1 expansions of the MobileNetV2 blocks also compute the padded border.
 """
@@ -394,9 +395,9 @@ _TABLE = [
         "TMFNet (Basic+TMP+GLF)",
         "33.9M",
         "1121",
-        note="46 GFLOPs less than printed. Applying W_g to the global feature at every pixel, where it is the same, instead of "
-        "once costs 30.2; counting every tap of TMP's windows 5.9. Both, and fusion and pooling at two operations for each tap, "
-        "would give 1121, but so fine a count of these two layers alone is a guess. The 14 % fewer FLOPs of the abstract fit neither",
+        note="46 less than printed. W_g, applied to the global feature at every pixel, where it is the same, instead of once, would "
+        "add 30.2, every tap of TMP's windows 5.9. Both, with fusion and pooling at two operations for each tap, give 1121; that the "
+        "paper counted so is a guess. The abstract's 14 % fewer FLOPs than the baseline fit neither figure (printed: 20 %)",
     ),
     _tmfnet("Basic+TMP+GLF(B)", "33.9M", global_source="high"),
     _tmfnet("Basic+TMP+GLF(C)", "34.1M", global_source="c5"),

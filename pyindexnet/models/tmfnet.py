@@ -57,9 +57,9 @@ class TMFNet(nn.Module):
     """TMFNet, 33,859,571 parameters, and the rows of [TMFNet] tables 3 and 5.
 
     Args:
-        context: what follows the encoder. ``"tmp"``: trimap-guided non-background multi-scale pooling; ``"mp"``: the same without
-            the trimap; ``"ppm"``: pyramid pooling; ``"tp"``: pyramid pooling of what is not background; ``"aspp"``: atrous spatial
-            pyramid pooling.
+        context: what follows the encoder. ``"tmp"``: trimap-guided non-background multi-scale pooling; ``"mp"``: the same
+            without the trimap; ``"ppm"``: pyramid pooling; ``"tp"``: pyramid pooling of what is not background; ``"aspp"``:
+            atrous spatial pyramid pooling.
         fusion: of all stages, or of F1, F2 and F3 one by one. ``"glf"``: global-local fusion; ``"lf"``: the same without the
             global feature; ``"static"``: bilinear upsampling and a convolution; ``"carafe"``: the same with CARAFE upsampling.
         global_source: of the global feature: ``"tmp"``: the output of the context module; ``"high"``: the high-level map of the
@@ -67,10 +67,10 @@ class TMFNet(nn.Module):
         group_order: of the channels in a GLF: ``"interleaved"`` (Eq. 6) or ``"blocked"`` (released code), see
             :class:`~pyindexnet.nn.GLF`.
         width: multiplier of all channel counts, a multiple of 1/8; 1 is the published network.
-    Shape: (N, 6, H, W) -> (N, 1, H, W); RGB, normalised by the ImageNet statistics, then three maps that are 1 where the trimap says
-        background, unknown and foreground, else 0. The published network takes multiples of 16; other sizes work: maps round
-        up, and what is upsampled is cropped at the bottom and right. In training N must be at least 2 with ``"ppm"``, ``"tp"``
-        and ``"aspp"``.
+    Shape: (N, 6, H, W) -> (N, 1, H, W); RGB, normalised by the ImageNet statistics, then three maps that are 1 where the trimap
+        says background, unknown and foreground, else 0. The published network takes multiples of 16; other sizes work: maps
+        round up, and what is upsampled is cropped at the bottom and right. In training N must be at least 2 with ``"ppm"``,
+        ``"tp"`` and ``"aspp"``.
     Output: alpha, neither clamped nor passed through a sigmoid.
     Raises:
         ValueError: a value that is not allowed.

@@ -24,14 +24,15 @@ BINS = (1, 2, 3, 6)
 class TMP(nn.Module):
     """Trimap-guided non-background multi-scale pooling, [TMFNet] section 5.1.
 
-    y_b = NBP_{k_b}(Leaky(BN(W_b x)), mask) for each branch b, Eq. 3; x and the branches are concatenated. The 1x1 convolutions of
-    all branches are one convolution, and all their poolings one call of :func:`pyindexnet.non_background_pool`.
+    y_b = NBP_{k_b}(Leaky(BN(W_b x)), mask) for each branch b, Eq. 3; x and the branches are concatenated. The 1x1 convolutions
+    of all branches are one convolution, and all their poolings one call of :func:`pyindexnet.non_background_pool`.
 
     Args:
         in_channels: channels of the map.
         branch_channels: output channels of one branch.
         kernel_sizes: side of each branch's window, odd; stride 1. The paper's suit a map of 32 x 32.
-        masked: pool over what the trimap does not call background; False ("MP" in [TMFNet] table 3): over all pixels of the window.
+        masked: pool over what the trimap does not call background; False ("MP" in [TMFNet] table 3): over all pixels of the
+            window.
     Shape: x (N, in_channels, h, w), mask (N, 1, h, w) >= 0 -> (N, in_channels + len(kernel_sizes) * branch_channels, h, w), the
         branches in the order of ``kernel_sizes`` after x.
     """
@@ -60,16 +61,18 @@ class TMP(nn.Module):
 class PyramidPooling(nn.Module):
     """Pyramid pooling, the context module of [TMFNet]'s baseline.
 
-    A branch is the mean over each cell of a coarse grid, a 1x1 convolution, and bilinear interpolation back; x and the branches are
-    concatenated.
+    A branch is the mean over each cell of a coarse grid, a 1x1 convolution, and bilinear interpolation back; x and the branches
+    are concatenated.
 
     Args:
         in_channels: channels of the map.
         branch_channels: output channels of one branch.
         bins: side of each branch's grid.
-        masked: means over what the trimap does not call background ("TP" in [TMFNet] table 3): mean(x mask) / (mean(mask) + 1e-6).
-    Shape: x (N, in_channels, h, w), mask (N, 1, h, w) >= 0, used where ``masked`` -> (N, in_channels + len(bins) * branch_channels,
-        h, w). In training N must be at least 2 where a grid has one cell: its batch norm sees one value per image and channel.
+        masked: means over what the trimap does not call background ("TP" in [TMFNet] table 3): mean(x mask) / (mean(mask) +
+            1e-6).
+    Shape: x (N, in_channels, h, w), mask (N, 1, h, w) >= 0, used where ``masked`` -> (N, in_channels + len(bins) *
+        branch_channels, h, w). In training N must be at least 2 where a grid has one cell: its batch norm sees one value per
+        image and channel.
     """
 
     def __init__(

@@ -35,8 +35,8 @@ class GLF(nn.Module):
         inter_channels: of X, C_3 in the paper; a multiple of ``group_channels``.
         out_channels: of the output.
         global_source: where G comes from. ``"tmp"`` and ``"c5"``: from the map that ``forward`` gets as ``context``, the output
-            of the context module or the encoder's last map ("C" in [TMFNet] table 3); ``"high"``: from the high-level map itself
-            ("B"); ``"none"``: no global feature ("LF").
+            of the context module or the encoder's last map ("C" in [TMFNet] table 3); ``"high"``: from the high-level map
+            itself ("B"); ``"none"``: no global feature ("LF").
         global_channels: channels of that map; ``high_channels`` for ``"high"``.
         kernel_size: side of the fusion kernels: 1, 3, 5 or 7.
         group_channels: channels that share a kernel.
@@ -44,8 +44,8 @@ class GLF(nn.Module):
         group_order: which channels share a kernel. ``"interleaved"``: c with c modulo the number of groups, Eq. 6;
             ``"blocked"``: neighbours, as in the released code. The one is the other with the channels of X permuted, and
             published weights load into both.
-    Shape: high (N, high_channels, h, w), low (N, low_channels, H, W) with H <= 2h and W <= 2w, where the shuffled map is cropped at the
-        bottom and right; context (N, global_channels, any, any) -> (N, out_channels, H, W).
+    Shape: high (N, high_channels, h, w), low (N, low_channels, H, W) with H <= 2h and W <= 2w, where the shuffled map is
+        cropped at the bottom and right; context (N, global_channels, any, any) -> (N, out_channels, H, W).
     Raises:
         ValueError: a value that is not allowed.
     """
@@ -92,8 +92,8 @@ class GLF(nn.Module):
         self.init_kernels()
 
     def init_kernels(self) -> None:
-        """Start from Y = X and small noise. The kernels multiply X and are made from it: were they as large, Y would grow with the
-        square of X, and a stack of three with its eighth power."""
+        """Start from Y = X and small noise. The kernels multiply X and are made from it: were they as large, Y would grow with
+        the square of X, and a stack of three with its eighth power."""
         nn.init.normal_(self.predict.weight, 0.0, KERNEL_STD)
         nn.init.zeros_(self.predict.bias)
         with torch.no_grad():
@@ -175,7 +175,8 @@ class CarafeFusion(StaticFusion):
 
     Args:
         high_channels, low_channels, out_channels: as there.
-        steps: upsamplings by 2 from the high-level map to the low-level one. What is too large is cropped at the bottom and right.
+        steps: upsamplings by 2 from the high-level map to the low-level one. What is too large is cropped at the bottom and
+            right.
     """
 
     def __init__(self, high_channels: int, low_channels: int, out_channels: int, *, steps: int = 1) -> None:

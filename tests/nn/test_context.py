@@ -55,14 +55,12 @@ def test_pyramid_pooling_by_hand(masked: bool) -> None:
     x, mask = features()
     module = PyramidPooling(6, 4, bins=(2,), masked=masked).double().eval()
     weights = mask if masked else torch.ones_like(mask)
-    cells = torch.stack(
-        [
-            torch.stack([(x * weights)[:, :, i, j].mean((2, 3)) / (weights[:, :, i, j].mean((2, 3)) + 1e-6 * masked) for j in columns], -1)
-            for i in (slice(0, 4), slice(3, 7))
-            for columns in [(slice(0, 3), slice(2, 5))]
-        ],
-        -2,
-    )
+    cells = torch.zeros(2, 6, 2, 2, dtype=torch.float64)
+    for i, rows in enumerate((slice(0, 4), slice(3, 7))):
+        for j, columns in enumerate((slice(0, 3), slice(2, 5))):
+            cell = weights[:, :, rows, columns]
+            mean = (x[:, :, rows, columns] * cell).mean((2, 3))
+            cells[:, :, i, j] = mean / (cell.mean((2, 3)) + 1e-6) if masked else mean
     branch = F.interpolate(module.branches[0](cells), size=(7, 5), mode="bilinear", align_corners=False)
     torch.testing.assert_close(module(x, mask), torch.cat([x, branch], 1))
 

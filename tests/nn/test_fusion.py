@@ -57,9 +57,11 @@ def maps(height: int = 7, width: int = 10) -> tuple[Tensor, Tensor, Tensor]:
 def by_loops(module: GLF, high: Tensor, low: Tensor, mean: Tensor | None) -> Tensor:
     """Eqs. 4 to 7, channel by channel and tap by tap."""
     n, _, height, width = low.shape
-    shuffled = torch.stack(
-        [high[:, [4 * c + 2 * (i % 2) + j % 2 for c in range(2)], i // 2, j // 2] for i in range(height) for j in range(width)], -1
-    ).view(n, 2, height, width)
+    shuffled = torch.zeros(n, 2, height, width)
+    for i in range(height):
+        for j in range(width):
+            for c in range(2):
+                shuffled[:, c, i, j] = high[:, 4 * c + 2 * (i % 2) + j % 2, i // 2, j // 2]
     x = module.distribute(torch.cat([shuffled, low], 1))
     hidden = module.local_embedding(x)
     if mean is not None:
