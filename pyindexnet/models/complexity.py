@@ -395,9 +395,10 @@ _TABLE = [
         "TMFNet (Basic+TMP+GLF)",
         "33.9M",
         "1121",
-        note="46 less than printed. W_g, applied to the global feature at every pixel, where it is the same, instead of once, would "
-        "add 30.2, every tap of TMP's windows 5.9. Both, with fusion and pooling at two operations for each tap, give 1121; that the "
-        "paper counted so is a guess. The abstract's 14 % fewer FLOPs than the baseline fit neither figure (printed: 20 %)",
+        note="46 less than printed. W_g, applied to the global feature at every pixel, where it is the same, instead of once,"
+        " would add 30.2, every tap of TMP's windows 5.9. Both, with fusion and pooling at two operations for each tap, give"
+        " 1121; that the paper counted so is a guess. The abstract's 14 % fewer FLOPs than the baseline fit neither figure"
+        " (printed: 20 %)",
     ),
     _tmfnet("Basic+TMP+GLF(B)", "33.9M", global_source="high"),
     _tmfnet("Basic+TMP+GLF(C)", "34.1M", global_source="c5"),

@@ -7,6 +7,8 @@ global feature G, and None where a module uses none.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,10 +96,9 @@ class GLF(nn.Module):
     def init_kernels(self) -> None:
         """Start from Y = X and small noise. The kernels multiply X and are made from it: were they as large, Y would grow with
         the square of X, and a stack of three with its eighth power."""
-        nn.init.normal_(self.predict.weight, 0.0, KERNEL_STD)
-        nn.init.zeros_(self.predict.bias)
-        with torch.no_grad():
-            self.predict.bias.view(self.groups, -1)[:, self.kernel_size**2 // 2] = 1.0
+        identity = torch.zeros(self.groups, self.kernel_size**2)
+        identity[:, self.kernel_size**2 // 2] = 1
+        _init_prediction(self.predict, identity.flatten())
 
     def forward(self, high: Tensor, low: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.distributed(high, low)
@@ -123,6 +124,13 @@ class GLF(nn.Module):
         return grouped_spatial_fusion(
             x, kernels, groups=self.groups, kernel_size=self.kernel_size, group_order=self.group_order
         )
+
+
+def _init_prediction(conv: nn.Conv2d, kernels: Tensor) -> None:
+    """Let a convolution with a bias predict these kernels, plus small noise."""
+    nn.init.normal_(conv.weight, 0.0, KERNEL_STD)
+    with torch.no_grad():
+        cast(Tensor, conv.bias).copy_(kernels)
 
 
 class StaticFusion(nn.Module):
@@ -163,8 +171,7 @@ class Carafe(nn.Module):
 
     def init_kernels(self) -> None:
         """Start from the mean of the window and small noise."""
-        nn.init.normal_(self.predict.weight, 0.0, KERNEL_STD)
-        nn.init.zeros_(self.predict.bias)
+        _init_prediction(self.predict, torch.zeros(self.predict.out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return dynamic_upsample(x, self.predict(x), kernel_size=self.kernel_size, scale=SCALE, normalization="softmax")
