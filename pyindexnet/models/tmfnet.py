@@ -119,6 +119,7 @@ class TMFNet(nn.Module):
         self.context_merge = nn.Sequential(*(ConvBNAct(c, channels, 3, bias=True, activation=Leaky) for c in merged))
 
         self.stages = nn.ModuleList()
+        self.shuffles = kinds[0] in ("glf", "lf")
         high = channels
         for i, (kind, low) in enumerate(zip(kinds, (c2, stem, IMAGE_CHANNELS + TRIMAP_CHANNELS), strict=True)):
             inter, out = (int(c * width) for c in FUSED[i])
@@ -153,7 +154,7 @@ class TMFNet(nn.Module):
         source: Tensor | None = {"tmp": y, "c5": c5}.get(self.global_source)
         if source is not None:
             source = source.mean((2, 3), keepdim=True)  # once for all stages
-        if isinstance(self.stages[0], GLF):  # which takes a map of half the size, where the encoder leaves a quarter
+        if self.shuffles:  # a GLF takes a map of half the size, and F1 stands where the encoder leaves a quarter
             half = [-(-side // 2) for side in c2.shape[2:]]
             y = F.interpolate(y, size=half, mode="bilinear", align_corners=True)
         for stage, low in zip(self.stages, (c2, stem, x), strict=True):
