@@ -84,11 +84,10 @@ struct Reach {
 
 // In place: sums along `n` positions of Packs `stride` elements apart.
 template <class P, class A>
-PYINDEXNET_INLINE void sum_line(const Reach& reach, int64_t n, A* line, int64_t stride) {
-  window_sums<P>(
-      reach.k, reach.lo, reach.hi, n, [&](int64_t p) PYINDEXNET_LAMBDA_INLINE { return P(line + p * stride); },
-      [&](int64_t p, const P& sum) PYINDEXNET_LAMBDA_INLINE { sum.to(line + p * stride); },
-      [&](int64_t p, const P& sum) PYINDEXNET_LAMBDA_INLINE { sum.to(line + p * stride); });
+PYINDEXNET_INLINE void sum_line(Reach reach, int64_t n, A* line, int64_t stride) {
+  const auto get = [=](int64_t p) PYINDEXNET_LAMBDA_INLINE { return P(line + p * stride); };
+  const auto put = [=](int64_t p, const P& sum) PYINDEXNET_LAMBDA_INLINE { sum.to(line + p * stride); };
+  window_sums<P>(reach.k, reach.lo, reach.hi, n, get, put, put);
 }
 
 // Scratch rows should not fall into the same few sets of a cache.
@@ -105,8 +104,9 @@ void plane_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first,
   constexpr int L = V::size;
   const Reach down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
   const int64_t vectors = (W + L - 1) / L, pitch = odd_pitch<A>(vectors);
-  const int64_t padded = (down.hi > (rows + L - 1) / L * L ? down.hi : (rows + L - 1) / L * L);
-  const Buffer<A> plane_buffer(padded * pitch), line_buffer((along.radius + vectors * L) * L);
+  const int64_t padded = (rows + L - 1) / L * L;
+  const Buffer<A> plane_buffer((down.hi > padded ? down.hi : padded) * pitch);
+  const Buffer<A> line_buffer((along.radius + vectors * L) * 2 * L);
   A* const plane = plane_buffer.data();
   A* const line = line_buffer.data();
 
@@ -124,23 +124,35 @@ void plane_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first,
   for (; v + 4 <= vectors; v += 4) columns(std::integral_constant<int, 4>{}, v);
   for (; v < vectors; ++v) columns(std::integral_constant<int, 1>{}, v);
 
-  for (int64_t i = 0; i < rows; i += L) {
-    for (int64_t c = 0; c < vectors; ++c) {
-      V block[L];
-      for (int l = 0; l < L; ++l) block[l] = load(plane + (i + l) * pitch + c * L);
-      transpose(block);
-      for (int l = 0; l < L; ++l) store(line + (along.radius + c * L + l) * L, block[l]);
+  // kHeight groups of L rows at once: a line's sum waits for the one before it, so two lines take little longer than one.
+  const auto along_rows = [&](auto height, int64_t i) PYINDEXNET_LAMBDA_INLINE {
+    constexpr int kHeight = decltype(height)::value;
+    V block[L];
+    for (int g = 0; g < kHeight; ++g) {
+      for (int64_t c = 0; c < vectors; ++c) {
+        for (int l = 0; l < L; ++l) block[l] = load(plane + (i + g * L + l) * pitch + c * L);
+        transpose(block);
+        for (int l = 0; l < L; ++l) store(line + ((along.radius + c * L + l) * kHeight + g) * L, block[l]);
+      }
     }
-    sum_line<Pack<V, 1>>(along, W, line, L);
-    const int count = static_cast<int>(rows - i < L ? rows - i : L);
-    for (int64_t c = 0; c < vectors; ++c) {
-      V block[L];
-      for (int l = 0; l < L; ++l) block[l] = load(line + (c * L + l) * L);
-      transpose(block);
-      const int64_t left = W - c * L;
-      for (int l = 0; l < count; ++l) write(first + i + l, c * L, static_cast<int>(left < L ? left : L), block[l]);
+    sum_line<Pack<V, kHeight>>(along, W, line, kHeight * L);
+    for (int g = 0; g < kHeight; ++g) {
+      for (int64_t c = 0; c < vectors; ++c) {
+        for (int l = 0; l < L; ++l) block[l] = load(line + ((c * L + l) * kHeight + g) * L);
+        transpose(block);
+        for (int l = 0; l < L; ++l) store(plane + (i + g * L + l) * pitch + c * L, block[l]);
+      }
     }
-  }
+    const int64_t stop = i + kHeight * L < rows ? i + kHeight * L : rows;
+    for (int64_t r = i; r < stop; ++r) {
+      for (int64_t j = 0; j < W; j += L) {
+        write(first + r, j, static_cast<int>(W - j < L ? W - j : L), load(plane + r * pitch + j));
+      }
+    }
+  };
+  int64_t i = 0;
+  for (; i + L < rows; i += 2 * L) along_rows(std::integral_constant<int, 2>{}, i);
+  if (i < rows) along_rows(std::integral_constant<int, 1>{}, i);
 }
 
 // The same for kWidth vectors of channels at once.  read(i, j) -> Pack;  write(i, j, Pack).

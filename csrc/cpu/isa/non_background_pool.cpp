@@ -29,15 +29,16 @@ class PoolKernel {
       past_caches ? stream(p, value) : store(p, value);
     }
   };
-  static T* at(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
-    return static_cast<T*>(t.data) + n * t.n + c * t.c + i * t.h + j * t.w;
-  }
-  PYINDEXNET_INLINE static Lanes columns(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
-    return {at(t, n, c, i, j), t.w};
-  }
-  PYINDEXNET_INLINE static Lanes channels(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) {
-    return {at(t, n, c, i, j), t.c};
-  }
+  // One plane of a tensor. By value: the compiler takes it that stores of vectors may change what a reference refers to.
+  struct Plane {
+    T* p;
+    int64_t c, h, w;
+    Plane(const Image& t, int64_t n, int64_t channel)
+        : p(static_cast<T*>(t.data) + n * t.n + channel * t.c), c(t.c), h(t.h), w(t.w) {}
+    PYINDEXNET_INLINE T* at(int64_t i, int64_t j) const { return p + i * h + j * w; }
+    PYINDEXNET_INLINE Lanes columns(int64_t i, int64_t j) const { return {at(i, j), w}; }
+    PYINDEXNET_INLINE Lanes channels(int64_t i, int64_t j) const { return {at(i, j), c}; }
+  };
   // Dense maps in accumulators have no padding: their tails go through a buffer.
   PYINDEXNET_INLINE static V get(const A* p, int count) { return count == L ? load(p) : load_lanes(p, 1, count); }
   PYINDEXNET_INLINE static void put(A* p, int count, V value) { count == L ? store(p, value) : store_lanes(p, 1, count, value); }
@@ -81,15 +82,18 @@ class PoolKernel {
   // f(i, j, count): all pixels of `rows` rows from `first` in runs of up to L columns.
   template <class F>
   PYINDEXNET_INLINE void each_run(int64_t first, int64_t rows, F f) const {
+    const int64_t W = a_.W;
     for (int64_t i = first; i < first + rows; ++i) {
-      for (int64_t j = 0; j < a_.W; j += L) f(i, j, static_cast<int>(a_.W - j < L ? a_.W - j : L));
+      for (int64_t j = 0; j < W; j += L) f(i, j, static_cast<int>(W - j < L ? W - j : L));
     }
   }
 
   void copy_mask(int64_t n) const {
     A* const m = weights(n);
-    each_run(0, a_.H, [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
-      put(m + i * a_.W + j, count, columns(a_.mask, n, 0, i, j).get(count));
+    const Plane mask(a_.mask, n, 0);
+    const int64_t W = a_.W;
+    each_run(0, a_.H, [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+      put(m + i * W + j, count, mask.columns(i, j).get(count));
     });
   }
 
@@ -141,46 +145,47 @@ class PoolKernel {
 
   void plane(PoolStep step, int64_t n, int64_t s, int64_t c, int64_t group, int64_t first, int64_t rows) const {
     const A *const m = weights(n), *const v = inverse(n, s);
-    const int64_t k = a_.kernel_size[s];
+    const int64_t W = a_.W;
+    const Plane x(a_.x, n, c), out(a_.out, n, c);
     const bool past_caches = w_.past_caches && aligned(a_.out);
-    // sums of `scale` times `in`, whose next plane is fetched meanwhile: the sums themselves wait for no memory
-    const auto sums = [&](const Image& in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
+    // Sums of `scale` times `in`, whose next plane is fetched meanwhile: the sums themselves wait for no memory.
+    const auto sums = [&](Plane in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
       plane_window_sums<A>(
-          a_.H, a_.W, k, first, rows,
-          [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
-            return columns(in, n, c, i, j).get(count) * get(scale + i * a_.W + j, count);
+          a_.H, W, a_.kernel_size[s], first, rows,
+          [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
+            return in.columns(i, j).get(count) * get(scale + i * W + j, count);
           },
-          [&](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
-            __builtin_prefetch(at(in, n, c + 1, i, j), 0, 2);
-            write(i, j, count, i * a_.W + j, sum);
+          [=](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
+            __builtin_prefetch(in.at(i, j) + in.c, 0, 2);
+            write(i, j, count, i * W + j, sum);
           });
     };
     if (step == PoolStep::forward) {
-      return sums(a_.x, m, [&](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
-        columns(a_.out, n, c, i, j).put(count, sum * get(v + at, count), past_caches);
+      return sums(x, m, [=](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
+        out.columns(i, j).put(count, sum * get(v + at, count), past_caches);
       });
     }
+    const Plane grad(a_.grad, n, c);
+    const bool need_mask = w_.partial, need_x = a_.out.data;
     A *const xu = partial(n, s, group, 0), *const gy = partial(n, s, group, 1);
-    sums(a_.grad, v, [&](int64_t i, int64_t j, int count, int64_t at, V u) PYINDEXNET_LAMBDA_INLINE {
-      if (a_.out.data) columns(a_.out, n, c, i, j).put(count, u * get(m + at, count), past_caches);
-      if (w_.partial) put(xu + at, count, get(xu + at, count) + columns(a_.x, n, c, i, j).get(count) * u);
+    sums(grad, v, [=](int64_t i, int64_t j, int count, int64_t at, V u) PYINDEXNET_LAMBDA_INLINE {
+      if (need_x) out.columns(i, j).put(count, u * get(m + at, count), past_caches);
+      if (need_mask) put(xu + at, count, get(xu + at, count) + x.columns(i, j).get(count) * u);
     });
-    if (!w_.partial) return;
-    sums(a_.x, m, [&](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
-      const V y = sum * get(v + at, count);
-      put(gy + at, count, get(gy + at, count) + columns(a_.grad, n, c, i, j).get(count) * y);
+    if (!need_mask) return;
+    sums(x, m, [=](int64_t i, int64_t j, int count, int64_t at, V sum) PYINDEXNET_LAMBDA_INLINE {
+      put(gy + at, count, get(gy + at, count) + grad.columns(i, j).get(count) * (sum * get(v + at, count)));
     });
   }
 
   // --- a vector is a run of channels --------------------------------------------------------------------------------------
 
   template <int kWidth>
-  PYINDEXNET_INLINE static Pack<V, kWidth> read_pixel(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j, int64_t left) {
-    const Lanes lanes = channels(t, n, c, i, j);
+  PYINDEXNET_INLINE static Pack<V, kWidth> read_pixel(Lanes from, int64_t left) {
     Pack<V, kWidth> out;
     for (int u = 0; u < kWidth; ++u) {
       const int64_t rest = left - u * L;
-      out.at[u] = rest > 0 ? Lanes{lanes.p + u * L * lanes.lane, lanes.lane}.get(rest < L ? static_cast<int>(rest) : L) : V(0);
+      out.at[u] = rest > 0 ? Lanes{from.p + u * L * from.lane, from.lane}.get(rest < L ? static_cast<int>(rest) : L) : V(0);
     }
     return out;
   }
@@ -208,31 +213,34 @@ class PoolKernel {
   void pixels(PoolStep step, int64_t n, int64_t s, int64_t c, int64_t left, int64_t group, int64_t first, int64_t rows) const {
     using P = Pack<V, kWidth>;
     const A *const m = weights(n), *const v = inverse(n, s);
-    const int64_t k = a_.kernel_size[s];
+    const int64_t W = a_.W;
+    const Plane x(a_.x, n, c), out(a_.out, n, c);
     const bool past_caches = w_.past_caches && aligned(a_.out);
-    const auto sums = [&](const Image& in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
+    const auto sums = [&](Plane in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
       channel_window_sums<A, kWidth>(
-          a_.H, a_.W, k, first, rows,
-          [&](int64_t i, int64_t j) PYINDEXNET_LAMBDA_INLINE {
-            P out = read_pixel<kWidth>(in, n, c, i, j, left);
-            for (int u = 0; u < kWidth; ++u) out.at[u] = out.at[u] * V(scale[i * a_.W + j]);
-            return out;
+          a_.H, W, a_.kernel_size[s], first, rows,
+          [=](int64_t i, int64_t j) PYINDEXNET_LAMBDA_INLINE {
+            P pixel = read_pixel<kWidth>(in.channels(i, j), left);
+            for (int u = 0; u < kWidth; ++u) pixel.at[u] = pixel.at[u] * V(scale[i * W + j]);
+            return pixel;
           },
-          [&](int64_t i, int64_t j, const P& sum) PYINDEXNET_LAMBDA_INLINE { write(i, j, i * a_.W + j, sum); });
+          [=](int64_t i, int64_t j, const P& sum) PYINDEXNET_LAMBDA_INLINE { write(i, j, i * W + j, sum); });
     };
     if (step == PoolStep::forward) {
-      return sums(a_.x, m, [&](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
-        write_pixel(channels(a_.out, n, c, i, j), left, sum, v[at], past_caches);
+      return sums(x, m, [=](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
+        write_pixel(out.channels(i, j), left, sum, v[at], past_caches);
       });
     }
+    const Plane grad(a_.grad, n, c);
+    const bool need_mask = w_.partial, need_x = a_.out.data;
     A *const xu = partial(n, s, group, 0), *const gy = partial(n, s, group, 1);
-    sums(a_.grad, v, [&](int64_t i, int64_t j, int64_t at, const P& u) PYINDEXNET_LAMBDA_INLINE {
-      if (a_.out.data) write_pixel(channels(a_.out, n, c, i, j), left, u, m[at], past_caches);
-      if (w_.partial) xu[at] += dot(read_pixel<kWidth>(a_.x, n, c, i, j, left), u);
+    sums(grad, v, [=](int64_t i, int64_t j, int64_t at, const P& u) PYINDEXNET_LAMBDA_INLINE {
+      if (need_x) write_pixel(out.channels(i, j), left, u, m[at], past_caches);
+      if (need_mask) xu[at] += dot(read_pixel<kWidth>(x.channels(i, j), left), u);
     });
-    if (!w_.partial) return;
-    sums(a_.x, m, [&](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
-      gy[at] += dot(read_pixel<kWidth>(a_.grad, n, c, i, j, left), sum) * v[at];
+    if (!need_mask) return;
+    sums(x, m, [=](int64_t i, int64_t j, int64_t at, const P& sum) PYINDEXNET_LAMBDA_INLINE {
+      gy[at] += dot(read_pixel<kWidth>(grad.channels(i, j), left), sum) * v[at];
     });
   }
 
@@ -260,13 +268,14 @@ class PoolKernel {
   }
 
   void grad_mask(int64_t n) const {
+    const Plane to(a_.grad_mask, n, 0);
     each_run(0, a_.H, [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
       const int64_t at = i * a_.W + j;
       V sum = get(partial(n, 0, 0, 0) + at, count);
       for (int64_t s = 1; s < a_.windows; ++s) sum = sum + get(partial(n, s, 0, 0) + at, count);
       // The gradient is of the order of 1 / eps where a window holds no mask.
       if constexpr (std::is_same_v<T, float16>) sum = clamp(sum, -65504.0f, 65504.0f);
-      columns(a_.grad_mask, n, 0, i, j).put(count, sum, false);
+      to.columns(i, j).put(count, sum, false);
     });
   }
 };
