@@ -85,9 +85,7 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
         window(op, *args)
 
     def check_backward(grad: Tensor, *args: Any) -> None:
-        *args, _, _ = args
-        x = args[0]
-        geometry = window(backward, *args)
+        x, geometry = args[0], window(backward, *args[:-2])
         check_tensor(backward, "grad", grad, ("N", "C", "H", "W"))
         want = (x.shape[0], x.shape[1], geometry.height, geometry.width)
         if tuple(grad.shape) != want:
@@ -108,8 +106,8 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
         return like(window_reference(x, logits, window(op, x, logits, *args)), x)
 
     def reference_backward(grad: Tensor, x: Tensor, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        *args, need_x, need_logits = args
-        grad_x, grad_logits = window_backward_reference(grad, x, logits, window(backward, x, logits, *args))
+        *options, need_x, need_logits = args
+        grad_x, grad_logits = window_backward_reference(grad, x, logits, window(backward, x, logits, *options))
         return (
             like(grad_x, x) if need_x else x.new_empty(0),
             like_logits(grad_logits, logits) if need_logits else x.new_empty(0),
@@ -162,5 +160,5 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
             setup_context_backward,
             double_backward,
         ),
-        missing=("cpu", "cuda", "triton"),
+        missing=("cuda", "triton"),
     )

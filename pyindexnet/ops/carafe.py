@@ -19,8 +19,8 @@ def carafe(
 ) -> Tensor:
     """Content-aware reassembly with masks that are normalised and shuffled already; a drop-in for ``mmcv.ops.carafe``.
 
-    The same as :func:`pyindexnet.dynamic_upsample` with ``layout="dense"`` and ``normalization="none"``, which has the equation.
-    With raw logits that function is faster: it reads them once and writes no mask.
+    The same as :func:`pyindexnet.dynamic_upsample` with ``layout="dense"`` and ``normalization="none"``; the equation is there.
+    On raw logits that function is faster: it reads them once and writes no mask.
 
     Args:
         features: (N, C, h, w).

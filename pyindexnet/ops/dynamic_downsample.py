@@ -16,9 +16,7 @@ KERNEL_SIZES = range(1, 15)
 SCALES = (1, 2, 3, 4)
 
 
-def _window(
-    op: str, x: Tensor, logits: Tensor, kernel_size: int, groups: int, scale: int, normalization: str
-) -> Window:
+def _window(op: str, x: Tensor, logits: Tensor, kernel_size: int, groups: int, scale: int, normalization: str) -> Window:
     check_int(op, "kernel_size", kernel_size, KERNEL_SIZES[0], KERNEL_SIZES[-1])
     check_choice(op, "scale", scale, SCALES)
     check_choice(op, "normalization", normalization, NORMALIZATIONS)
@@ -52,12 +50,12 @@ def dynamic_downsample(
 
     Args:
         x: features, (N, C, H, W); float64, float32, float16, bfloat16; contiguous, channels_last or any strides.
-        logits: raw kernels, (N, groups * k * k, h, w), h within floor(H / r)..ceil(H / r), w likewise; dtype and device of ``x``;
-            any strides.
+        logits: raw kernels, (N, groups * k * k, h, w), h within floor(H / r)..ceil(H / r), w likewise; dtype and device of
+            ``x``; any strides.
         kernel_size: k, 1 to 14.
         groups: sets of channels with kernels of their own; divides C.
         scale: r, 1 to 4.
-        normalization: ``none``, ``sigmoid``, ``softmax`` (published A2U and CARAFE++), ``sigmoid_softmax`` or ``softmax_sigmoid``.
+        normalization: ``none``, ``sigmoid``, ``softmax`` (A2U as published, CARAFE++), ``sigmoid_softmax``, ``softmax_sigmoid``.
         group_layout: ``group_major``; ``position_major`` is what the released A2U module does, see
             :func:`pyindexnet.dynamic_upsample`.
         backend: see :mod:`pyindexnet.backends`.

@@ -11,7 +11,7 @@ from ..reference.dynamic_upsample import dynamic_upsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, LAYOUTS, Window
 from ._common import autocast_inputs, check_choice, check_tensor, dispatch
-from ._window import check_groups, check_image, check_int, check_kernels, group_major, register_window_op, within
+from ._window import check_groups, check_image, check_kernels, group_major, register_window_op, within
 
 _OP = "dynamic_upsample"
 KERNEL_SIZES = (1, 3, 5, 7)
@@ -68,9 +68,9 @@ def dynamic_upsample(
 ) -> Tensor:
     """Upsampling with a kernel of its own for every output pixel.
 
-    y[n,c,p,q] = Σ_{ty,tx} z[n, g(c)·k² + ty·k + tx, p, q] · x[n, c, p//r + ty-(k-1)/2, q//r + tx-(k-1)/2], z = ``logits`` normalised
-    over the k² taps, pixels outside the image are 0 (z is not normalised again), g(c) = c // (C / groups). Source: [A2U] Eq. 1;
-    CARAFE.
+    y[n,c,p,q] = Σ_{ty,tx} z[n, g(c)·k² + ty·k + tx, p, q] · x[n, c, p//r + ty-(k-1)/2, q//r + tx-(k-1)/2], z = ``logits``
+    normalised over the k² taps, pixels outside the image are 0 (z is not normalised again), g(c) = c // (C / groups).
+    Source: [A2U] Eq. 1; CARAFE.
 
     Args:
         x: features, (N, C, h, w); float64, float32, float16, bfloat16; contiguous, channels_last or any strides.
@@ -82,10 +82,10 @@ def dynamic_upsample(
         scale: r, 1 to 4.
         normalization: ``none``, ``sigmoid``, ``softmax`` (CARAFE), ``sigmoid_softmax`` (A2U) or ``softmax_sigmoid``.
         layout: ``shuffled`` or ``dense``.
-        output_size: (H, W) with floor(H / r) <= h <= ceil(H / r), W likewise; None: (r h, r w), or with dense logits their size.
-        group_layout: ``group_major``: channel as above. ``position_major``: the released A2U module, which lays channels out and
-            normalises them as (tap, group) while its operator reads (group, tap), so that with several groups a kernel's sum is
-            not 1; kept for its checkpoints. Writes the normalised map.
+        output_size: (H, W) with floor(H / r) <= h <= ceil(H / r), W likewise; None: (r h, r w), or the size of dense logits.
+        group_layout: ``group_major``: channel as above. ``position_major``: the released A2U module, which lays channels out
+            and normalises them as (tap, group) while its operator reads (group, tap), so that with several groups the sum of a
+            kernel is not 1; kept for its checkpoints. Writes the normalised map.
         backend: see :mod:`pyindexnet.backends`.
     Returns:
         (N, C, H, W), dtype of ``x``; channels_last where ``x`` is, else contiguous.
@@ -110,6 +110,4 @@ def dynamic_upsample(
     _window(_OP, x, logits, kernel_size, groups, scale, normalization, dense, height, width)
     if group_layout == "position_major":
         logits, normalization = group_major(logits, groups, kernel_size, normalization)
-    return dispatch(_OP, backend, (x, logits))(
-        x, logits, kernel_size, groups, scale, normalization, dense, height, width
-    )
+    return dispatch(_OP, backend, (x, logits))(x, logits, kernel_size, groups, scale, normalization, dense, height, width)

@@ -37,16 +37,16 @@ def grouped_spatial_fusion(
 ) -> Tensor:
     """Convolves every pixel of ``x`` with kernels of its own, one for each group of channels.
 
-    y[n,c,i,j] = Σ_{ty,tx} K[n, g(c)·k² + ty·k + tx, i, j] · x[n, c, i+ty-(k-1)/2, j+tx-(k-1)/2], pixels outside the image are 0, the
-    kernels are used as they are (no normalisation). Source: [TMFNet] Eq. 6. Involution is the same operator.
+    y[n,c,i,j] = Σ_{ty,tx} K[n, g(c)·k² + ty·k + tx, i, j] · x[n, c, i+ty-(k-1)/2, j+tx-(k-1)/2], pixels outside the image are
+    0, the kernels are used as they are (no normalisation). Source: [TMFNet] Eq. 6. Involution is the same operator.
 
     Args:
         x: features, (N, C, H, W); float64, float32, float16, bfloat16; contiguous, channels_last or any strides.
         kernels: (N, groups * k * k, H, W), group-major, rows of a kernel next; dtype and device of ``x``; any strides.
         groups: number of groups; divides C.
         kernel_size: k, one of 1, 3, 5, 7.
-        group_order: ``blocked``: channel c belongs to group c // (C / groups), as in the released code; ``interleaved``: to group
-            c % groups, as [TMFNet] Eq. 6 writes it (X viewed as H x W x C/N x N).
+        group_order: ``blocked``: channel c belongs to group c // (C / groups), as in the released code; ``interleaved``: to
+            group c % groups, as [TMFNet] Eq. 6 writes it (X viewed as H x W x C/N x N).
         backend: see :mod:`pyindexnet.backends`.
     Returns:
         (N, C, H, W), dtype of ``x``; channels_last where ``x`` is, else contiguous.

@@ -39,7 +39,9 @@ def _check(op: str, x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: fl
         raise ValueError(f"{op}: count_include_pad must be True or False, got {count_include_pad!r}")
     check_image(op, "x", x)
     if x.shape[1] % len(kernel_size) != 0:
-        raise ValueError(f"{op}: x must have equal chunks of channels for {len(kernel_size)} windows, got {x.shape[1]} channels")
+        raise ValueError(
+            f"{op}: x must have equal chunks of channels for {len(kernel_size)} windows, got {x.shape[1]} channels"
+        )
     check_tensor(op, "mask", mask, ("N", "1", "H", "W"))
     want = (x.shape[0], 1, x.shape[2], x.shape[3])
     if tuple(mask.shape) != want:

@@ -42,7 +42,9 @@ def inverse_denominator(mask: Tensor, k: int, eps: float, count_include_pad: boo
     return 1 / (window_sum(mask, k) + eps * n)
 
 
-def _chunks(f: Callable[..., tuple[Tensor, ...]], kernel_size: Sequence[int], *tensors: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+def _chunks(
+    f: Callable[..., tuple[Tensor, ...]], kernel_size: Sequence[int], *tensors: Tensor
+) -> tuple[tuple[Tensor, ...], ...]:
     """The outputs of ``f(*chunks, k)`` for each window size, one tuple for each output."""
     parts = zip(*(t.chunk(len(kernel_size), 1) for t in tensors), kernel_size, strict=True)
     return tuple(zip(*(f(*part) for part in parts), strict=True))

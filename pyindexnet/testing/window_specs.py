@@ -69,8 +69,8 @@ _FUSION = "grouped_spatial_fusion"
 _FUSION_CASES: tuple[tuple[Shape, int, int, bool], ...] = (
     ((2, 3, 8, 6), 3, 3, False),
     ((1, 1, 1, 1), 7, 1, False),
-    ((2, 3, 7, 5), 3, 1, False),
     ((2, 3, 7, 5), 5, 3, True),
+    ((2, 3, 7, 5), 3, 1, False),
     ((2, 5, 10, 9), 1, 5, False),
     ((1, 4, 5, 33), 3, 2, True),
     ((1, 32, 4, 16), 3, 2, False),
@@ -105,7 +105,7 @@ GROUPED_SPATIAL_FUSION = OpSpec(
     terms=_terms("kernels"),
     samples=_fusion_samples(),
     errors=(
-        *_errors(_FUSION, "kernels", 8),
+        *_errors(_FUSION, "kernels", 74),
         (spoil(kernel_size=2), f"{_FUSION}: kernel_size must be one of 1, 3, 5, 7, got 2"),
         (spoil(group_order="mixed"), f"{_FUSION}: group_order must be one of blocked, interleaved, got 'mixed'"),
     ),
@@ -123,7 +123,7 @@ _UP_CASES: tuple[tuple[Shape, int, int, int, str, bool, tuple[int, int] | None],
     ((1, 1, 1, 1), 5, 1, 2, "sigmoid", False, None),
     ((2, 3, 7, 5), 3, 3, 2, "sigmoid_softmax", False, (13, 9)),
     ((2, 3, 7, 5), 5, 1, 3, "softmax_sigmoid", False, (22, 15)),
-    ((2, 5, 10, 9), 1, 5, 4, "sigmoid", False, None),
+    ((2, 5, 10, 9), 1, 5, 1, "sigmoid", False, None),
     ((1, 4, 3, 16), 3, 2, 2, "softmax", True, None),
     ((1, 2, 13, 14), 3, 1, 2, "none", True, (27, 27)),
     ((1, 10, 3, 17), 5, 2, 2, "softmax", False, None),
@@ -183,7 +183,10 @@ DYNAMIC_UPSAMPLE = OpSpec(
     terms=_terms("logits"),
     samples=(
         *(_up_sample(*case) for case in _UP_CASES),
-        *(_up_sample((1, 2, 3, 17), 3, 1, 2, how, False, None, 60.0) for how in ("softmax", "sigmoid_softmax", "softmax_sigmoid")),
+        *(
+            _up_sample((1, 2, 3, 17), 3, 1, 2, how, False, None, 60.0)
+            for how in ("softmax", "sigmoid_softmax", "softmax_sigmoid")
+        ),
     ),
     errors=(
         *_errors(_UP, "logits", 107),
@@ -204,8 +207,8 @@ DYNAMIC_UPSAMPLE = OpSpec(
 # --- dynamic_downsample -----------------------------------------------------------------------------------------------
 
 _DOWN = "dynamic_downsample"
-# (N, C, H, W), kernel size, groups, scale, normalization, (h, w): even and odd windows, gaps between them, both roundings of odd
-# sizes.
+# (N, C, H, W), kernel size, groups, scale, normalization, (h, w): even and odd windows, gaps between them, odd sizes rounded up
+# and down.
 _DOWN_CASES: tuple[tuple[Shape, int, int, int, str, tuple[int, int]], ...] = (
     ((2, 3, 8, 6), 4, 1, 2, "softmax", (4, 3)),
     ((1, 1, 1, 1), 2, 1, 2, "sigmoid", (1, 1)),
@@ -223,9 +226,7 @@ _DOWN_CASES: tuple[tuple[Shape, int, int, int, str, tuple[int, int]], ...] = (
 )
 
 
-def _down_sample(
-    x: Shape, k: int, groups: int, scale: int, how: str, size: tuple[int, int], spread: float = 1.0
-) -> Sample:
+def _down_sample(x: Shape, k: int, groups: int, scale: int, how: str, size: tuple[int, int], spread: float = 1.0) -> Sample:
     n, c, height, width = x
     options = {"kernel_size": k, "groups": groups, "scale": scale, "normalization": how}
     name = f"{n}x{c}x{height}x{width}-to-{size[0]}x{size[1]}-k{k}-g{groups}-r{scale}-{how}{'-large' * (spread > 1)}"

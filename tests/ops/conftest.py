@@ -8,11 +8,12 @@ from pyindexnet import backends
 
 @pytest.fixture(autouse=True)
 def kernel_exists(request: pytest.FixtureRequest) -> None:
-    """Skip where the operator has no kernel of the backend; ``test_every_operator_has_every_backend`` counts those."""
-    parameters = getattr(request.node, "callspec", None)
-    if parameters is None or not {"spec", "variant"} <= parameters.params.keys():
+    """Skip where the operator of the test has no kernel of the backend yet."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if "variant" not in parameters:
         return
-    spec, (backend, _) = parameters.params["spec"], parameters.params["variant"]
-    reason = backends.why_not(spec.name, backend)
-    if reason is not None and "kernel yet" in reason:
+    window = "test_window.py" in str(request.node.path)
+    op = "dynamic_upsample" if window else parameters["spec"].name if "spec" in parameters else None
+    reason = backends.why_not(op, parameters["variant"][0]) if op else None
+    if reason is not None and reason.endswith("kernel yet"):
         pytest.skip(reason)
