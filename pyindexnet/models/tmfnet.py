@@ -7,7 +7,7 @@ paper and from arrays measured on the published network; no published code is in
 
 What we changed, with the same outputs: the four branches of TMP are one convolution and one pooling whose cost does not grow
 with its windows; the fusion kernels are applied where they are, nothing is unfolded; any image size is accepted. The released
-code groups neighbouring channels where Eq. 6 interleaves them: see ``group_order``.
+code groups neighbouring channels where Eq. 6 interleaves them, see ``group_order``; both are one network up to a permutation.
 
 What neither the paper nor the released weights show (the baseline and ablations were not released): the static fusion has a
 batch norm as GLF has, the atrous context is DeepLabv3's with one 3x3 convolution after it, CARAFE predicts its kernels by one
@@ -64,8 +64,8 @@ class TMFNet(nn.Module):
             global feature; ``"static"``: bilinear upsampling and a convolution; ``"carafe"``: the same with CARAFE upsampling.
         global_source: of the global feature: ``"tmp"``: the output of the context module; ``"high"``: the high-level map of the
             stage ("B"); ``"c5"``: the encoder's last map ("C"); ``"none"`` makes every ``"glf"`` an ``"lf"``.
-        group_order: of the channels in a GLF: ``"interleaved"`` (Eq. 6) or ``"blocked"`` (released code), see
-            :class:`~pyindexnet.nn.GLF`.
+        group_order: of the channels in a GLF: ``"blocked"`` (released code) or ``"interleaved"`` (Eq. 6), the same network with
+            channels permuted, see :class:`~pyindexnet.nn.GLF`.
         width: multiplier of all channel counts, a multiple of 1/8; 1 is the published network.
     Shape: (N, 6, H, W) -> (N, 1, H, W); RGB, normalised by the ImageNet statistics, then three maps that are 1 where the trimap
         says background, unknown and foreground, else 0. The published network takes multiples of 16; other sizes work: maps
@@ -87,7 +87,7 @@ class TMFNet(nn.Module):
         context: str = "tmp",
         fusion: str | Sequence[str] = "glf",
         global_source: str = "tmp",
-        group_order: str = "interleaved",
+        group_order: str = "blocked",
         width: float = 1.0,
     ) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class TMFNetBaseline(TMFNet):
         context: str = "ppm",
         fusion: str | Sequence[str] = "static",
         global_source: str = "tmp",
-        group_order: str = "interleaved",
+        group_order: str = "blocked",
         width: float = 1.0,
     ) -> None:
         super().__init__(context=context, fusion=fusion, global_source=global_source, group_order=group_order, width=width)
