@@ -43,9 +43,9 @@ class GLF(nn.Module):
         kernel_size: side of the fusion kernels: 1, 3, 5 or 7.
         group_channels: channels that share a kernel.
         reduction: ``inter_channels`` over the hidden channels of the kernel branch.
-        group_order: which channels share a kernel. ``"blocked"``: neighbours, as in the released code; ``"interleaved"``: c with
-            c modulo the number of groups, Eq. 6 as it is written. The one is the other with the channels of X permuted, so that
-            published weights load into both; neighbours are the default because a vector of them needs one kernel.
+        group_order: which channels share a kernel. ``"blocked"``: neighbours, as in the released code; ``"interleaved"``: c
+            with c modulo the number of groups, Eq. 6 as it is written. The one is the other with the channels of X permuted, so
+            that published weights load into both; neighbours are the default because a vector of them needs one kernel.
     Shape: high (N, high_channels, h, w), low (N, low_channels, H, W) with H <= 2h and W <= 2w, where the shuffled map is
         cropped at the bottom and right; context (N, global_channels, any, any) -> (N, out_channels, H, W).
     Raises:
