@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet.nn.conv import ConvBNAct
-from pyindexnet.ops import non_background_pool
+from pyindexnet.ops.non_background_pool import non_background_pool
 
 #: What [TMFNet] puts between a linear layer and the next.
 Leaky = partial(nn.LeakyReLU, 0.01)

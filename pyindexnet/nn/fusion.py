@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.context import Leaky
 from pyindexnet.nn.conv import ConvBNAct
-from pyindexnet.ops import dynamic_upsample, grouped_spatial_fusion
+from pyindexnet.ops.dynamic_upsample import dynamic_upsample
+from pyindexnet.ops.grouped_spatial_fusion import grouped_spatial_fusion
 from pyindexnet.reference.window import GROUP_ORDERS
 
 GLOBAL_SOURCES = ("tmp", "high", "c5", "none")
