@@ -163,6 +163,23 @@ def test_compiles() -> None:
         torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_exports() -> None:
+    model, x = tiny().eval(), picture((33, 50))
+    with torch.no_grad():
+        assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+def test_autocast() -> None:
+    """In bfloat16, forward and backward; the mask follows the features."""
+    model, x = tiny(), picture((32, 48)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
 def test_saves_its_options(tmp_path: Any) -> None:
     model = tiny(fusion=("glf", "lf", "static"), context="mp").eval()
     save_checkpoint(model, tmp_path / "weights.safetensors")
