@@ -15,7 +15,8 @@ from pyindexnet import tune_allocator
 
 from . import report, results
 from .gate import WrongResult
-from .models import CASES, QUICK, run_models
+from .models import run_models
+from .networks import FORWARD, NETWORKS, TRAINING
 from .operators import all_cases, default_cases, fused_backends, run_ops
 from .ops import BENCHES
 from .ops.case import LAYOUTS, MODES, Case
@@ -61,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     ops.add_argument("--no-compile", action="store_true", help="without torch.compile")
 
-    models = commands.add_parser("models", parents=[timed], help="IndexNet Matting, forward and training step")
+    models = commands.add_parser("models", parents=[timed], help="whole networks, forward and training step")
+    models.add_argument("--model", choices=tuple(NETWORKS), nargs="+", default=list(NETWORKS))
+    models.add_argument("--mode", choices=(FORWARD, TRAINING), nargs="+", default=[FORWARD, TRAINING])
     models.add_argument("--compile", action="store_true", help="torch.compile of the networks as well")
 
     documents = commands.add_parser("report", help="docs/benchmarks.md, pictures and the table in README from the result files")
@@ -94,17 +97,20 @@ def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     where = results.environment(arguments.device, arguments.allocator, arguments.commit)
     if arguments.command == "models":
         names = [name for name in names if name != "reference"]  # it is a side anyway
-        networks, layouts = (QUICK if arguments.quick else CASES)[arguments.device], arguments.layout or LAYOUTS
-        yield from run_models(networks, layouts, names, arguments.compile, arguments.device, clock, effort, where)
+        layouts = arguments.layout or LAYOUTS
+        for name in arguments.model:
+            cases = NETWORKS[name].quick if arguments.quick else NETWORKS[name].cases[arguments.device]
+            wanted = [case for case in cases if case[0] in arguments.mode]
+            yield from run_models(name, wanted, layouts, names, arguments.compile, arguments.device, clock, effort, where)
         return
-    cases: list[Case] = []
+    found: list[Case] = []
     for dtype in (getattr(torch, name) for name in arguments.dtype):
         if arguments.size:
-            cases += all_cases(arguments.size, dtype, arguments.device)
+            found += all_cases(arguments.size, dtype, arguments.device)
         else:
-            cases += default_cases(arguments.device, dtype, arguments.quick)
-    cases = [case for case in cases if case.layout in (arguments.layout or LAYOUTS)]
-    yield from run_ops(arguments.op, cases, arguments.mode, names, not arguments.no_compile, clock, effort, where)
+            found += default_cases(arguments.device, dtype, arguments.quick)
+    found = [case for case in found if case.layout in (arguments.layout or LAYOUTS)]
+    yield from run_ops(arguments.op, found, arguments.mode, names, not arguments.no_compile, clock, effort, where)
 
 
 def _line(row: Row) -> str:

@@ -118,9 +118,13 @@ def matte(
         ),
     ] = None,
     align: Annotated[
-        Align,
-        typer.Option(help="Bring an image to a size that the network takes: resize it, or pad by reflection."),
-    ] = Align.resize,
+        Align | None,
+        typer.Option(
+            help="Bring an image to a size that the network takes: resize it, or pad by reflection. Default: as the network was"
+            " published, IndexNet Matting with resize, TMFNet with pad.",
+            show_default=False,
+        ),
+    ] = None,
     bit_depth: Annotated[
         BitDepth | None, typer.Option(help="Bits of what is written. Default: those of the image; JPEG: 8.")
     ] = None,
@@ -157,7 +161,7 @@ def matte(
             network = _load_model(model, _console.parse_options(option or []), weights)
             network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
-            predict = functools.partial(predict_alpha, network, align=align.value)
+            predict = functools.partial(predict_alpha, network, align=align.value if align else None)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
             failed = _run_all(jobs, run, warned)
     total = len(jobs) + len(unmatched)
@@ -171,7 +175,7 @@ def complexity(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
-    """Parameters and GFLOPs at 224 x 224 beside those that the papers print."""
+    """Parameters and GFLOPs beside those that the papers print."""
     from rich.table import Table
 
     with _console.input_errors():
@@ -181,9 +185,9 @@ def complexity(
     if markdown:
         typer.echo(complexity_table(rows))
         return
-    table = Table(title="Parameters and GFLOPs at 224 x 224")
+    table = Table(title="Parameters and GFLOPs")
     table.add_column("network")
-    for header in ("parameters", "rounded", "printed", "GFLOPs (paper)", "printed", "multiply-adds", "FLOPs"):
+    for header in ("parameters", "rounded", "printed", "input", "GFLOPs", "printed", "multiply-adds", "FLOPs"):
         table.add_column(header, justify="right")
     table.add_column("agrees")
     for row in rows:
@@ -194,14 +198,17 @@ def complexity(
             "-" if cost is None else f"{cost.parameters:,}",
             row.parameters or "-",
             row.printed_parameters or "-",
-            row.gflops or "-",
+            row.size,
+            "-" if row.gflops is None else f"{row.gflops} ({row.definition})",
             row.printed_gflops or "-",
             *counted,
             {True: "yes", False: "[red]no", None: "-"}[row.agrees],
         )
     console = _console.table_console()
     console.print(table)
-    console.print("GFLOPs (paper) = {paper}; multiply-adds = {multiply_adds}; FLOPs = {flops}".format(**DEFINITIONS))
+    console.print(
+        "GFLOPs (paper) = {paper}; (mmcv) = {mmcv}; multiply-adds = {multiply_adds}; FLOPs = {flops}".format(**DEFINITIONS)
+    )
     for row in rows:
         if row.note:
             console.print(f"{row.name}: {row.note}", markup=False)

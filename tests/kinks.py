@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparing gradients of networks with kinks.
 
-ReLU6 has no derivative at 0 and 6, and max pooling none where two values tie for the maximum. An activation that lies closer
-to a kink than float32 rounding can fall on either side of it in a float32 run, and one that falls on the other side changes
-the whole gradient by far more than rounding. A published float32 gradient is therefore one of several correct ones: that of
-the exact function with, at each such activation, one derivative or the other. :func:`gradients_near` looks for it among them.
+ReLU has no derivative at 0, ReLU6 none at 0 and 6, and max pooling none where two values tie for the maximum. An activation
+that lies closer to a kink than float32 rounding can fall on either side of it in a float32 run, and one that falls on the other
+side changes the whole gradient by far more than rounding. A published float32 gradient is therefore one of several correct
+ones: that of the exact function with, at each such activation, one derivative or the other. :func:`gradients_near` looks for it
+among them.
 """
 
 from __future__ import annotations
@@ -66,41 +67,50 @@ class Kinked(nn.Module):
         return (index,)
 
 
-class KinkedReLU6(Kinked):
-    """ReLU6; its other derivative is 0 for 1 and 1 for 0."""
+class KinkedClamp(Kinked):
+    """x in [0, high], beyond it ``slope`` times the distance: ReLU, Leaky ReLU, ReLU6.
+
+    Its other derivative is ``slope`` for 1 and 1 for ``slope``.
+    """
+
+    def __init__(self, high: float = float("inf"), slope: float = 0.0) -> None:
+        super().__init__()
+        self.high = high
+        self.slope = slope
 
     def value(self, x: Tensor) -> Tensor:
         self.seen = x.detach()
-        self.margin = torch.minimum(x.abs(), (x - 6).abs()).flatten()
-        self.side = ((x > 0) & (x < 6)).flatten()
-        return x.clamp(0, 6)
+        self.margin = torch.minimum(x.abs(), (x - self.high).abs()).flatten()
+        self.side = ((x > 0) & (x < self.high)).flatten()
+        clamped = x.clamp(0, self.high)
+        return clamped + self.slope * (x - clamped)
 
     def gradient(self, grad: Tensor) -> Tensor:
-        slope = self.side.clone()
+        inside = self.side.clone()
         for index in self.flipped:
-            slope[index] ^= True
-        return grad * slope.view_as(grad)
+            inside[index] ^= True
+        return grad * torch.where(inside, 1.0, self.slope).to(grad.dtype).view_as(grad)
 
 
 class KinkedMaxPool2d(Kinked):
-    """Max pooling at stride 1, size kept; its other derivative goes to the second largest value of the window.
+    """Max pooling; its other derivative goes to the second largest value of the window.
 
     That is the first position of the next smaller value: positions can be equal by construction, behind an earlier pooling, and
     then are in every run.
     """
 
-    def __init__(self, kernel_size: int) -> None:
+    def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
+        self.window = int(pool.kernel_size), int(pool.stride), int(pool.padding)
 
     def value(self, x: Tensor) -> Tensor:
         self.seen = x.detach()
         n, c, h, w = x.shape
-        k = self.kernel_size
-        y, winner = F.max_pool2d(x, k, 1, k // 2, return_indices=True)
-        windows = F.unfold(F.pad(x, [k // 2] * 4, value=-torch.inf), k).view(n, c, k * k, -1)
+        k, stride, padding = self.window
+        y, winner = F.max_pool2d(x, k, stride, padding, return_indices=True)
+        windows = F.unfold(F.pad(x, [padding] * 4, value=-torch.inf), k, stride=stride).view(n, c, k * k, -1)
         positions = torch.arange(1, h * w + 1, dtype=x.dtype).view(1, 1, h, w)  # 0 is outside
-        positions = F.unfold(positions, k, padding=k // 2).long().view(1, 1, k * k, -1) - 1
+        positions = F.unfold(positions, k, padding=padding, stride=stride).long().view(1, 1, k * k, -1) - 1
         windows = windows.masked_fill(windows == y.view(n, c, 1, -1), -torch.inf)
         slot = windows.argmax(2, keepdim=True)
         self.runner_up = positions.expand(n, c, -1, -1).gather(2, slot).flatten()
@@ -113,22 +123,27 @@ class KinkedMaxPool2d(Kinked):
         for index in self.flipped:
             winner[index] = self.runner_up[index]
         n, c = grad.shape[:2]
-        return torch.zeros_like(grad).view(n, c, -1).scatter_add_(2, winner.view(n, c, -1), grad.view(n, c, -1)).view_as(grad)
+        spread = torch.zeros_like(self.seen).view(n, c, -1)
+        return spread.scatter_add_(2, winner.view(n, c, -1), grad.reshape(n, c, -1)).view_as(self.seen)
 
     def switch(self, index: int) -> tuple[int, ...]:
-        plane = index // (self.seen.shape[2] * self.seen.shape[3])
+        plane = index // (self.side.numel() // (self.seen.shape[0] * self.seen.shape[1]))
         return plane, *sorted((int(self.side[index]), int(self.runner_up[index])))
 
 
 def with_kinks(model: nn.Module) -> nn.Module:
-    """A copy of the model with every ReLU6 and every size-preserving max pooling replaced."""
+    """A copy of the model with every ReLU, Leaky ReLU, ReLU6 and max pooling replaced."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU6):
-                setattr(module, name, KinkedReLU6())
-            elif isinstance(child, nn.MaxPool2d) and child.stride == 1:
-                setattr(module, name, KinkedMaxPool2d(child.kernel_size))
+                setattr(module, name, KinkedClamp(high=6.0))
+            elif isinstance(child, nn.ReLU):
+                setattr(module, name, KinkedClamp())
+            elif isinstance(child, nn.LeakyReLU):
+                setattr(module, name, KinkedClamp(slope=child.negative_slope))
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(module, name, KinkedMaxPool2d(child))
     return model
 
 

@@ -21,6 +21,7 @@ from pyindexnet.cli import app
 from pyindexnet.matting import composite, predict_alpha, read_picture, write_pictures
 from pyindexnet.matting.images import to_integers
 from pyindexnet.models import create_model, load_checkpoint, save_checkpoint
+from tests.golden import published_state_dict
 from tests.matting.pictures import encoded, photograph, stored, trimap, with_orientation
 from tests.shared_data import shared_path
 
@@ -120,6 +121,47 @@ def test_published_weights_need_no_options(command, folder):
     assert (result.code, result.err) == (0, "")
     model = create_model("indexnet_matting", index_width=1).eval().to(memory_format=torch.channels_last)
     load_checkpoint(model, published)
+    expected = predict_alpha(model, photograph(), trimap())
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
+
+
+@pytest.mark.parametrize("align", [None, "resize", "pad"])
+def test_tmfnet(command, folder, align):
+    """Its trimap is one-hot, its sizes are multiples of 16, and it pads unless told otherwise."""
+    torch.manual_seed(0)
+    model = create_model("tmfnet", width=0.125)
+    with torch.no_grad():  # an alpha that is not 0 or 1 everywhere
+        model.head[2].weight.mul_(1e-8)
+        model.head[2].bias.fill_(0.5)
+    save_checkpoint(model, "tmfnet.safetensors")
+    extra = () if align is None else ("--align", align)
+    result = command(
+        "i.png",
+        "t.png",
+        "-o",
+        "out/alpha.png",
+        "--weights",
+        "tmfnet.safetensors",
+        "--model",
+        "tmfnet",
+        *extra,
+        "--option",
+        "width=0.125",
+    )
+    assert (result.code, result.err) == (0, "")
+    model = model.eval().to(memory_format=torch.channels_last)
+    expected = predict_alpha(model, photograph(), trimap(), align=align or "pad")
+    assert ((expected > 0) & (expected < 1)).any()
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
+
+
+def test_published_tmfnet_weights_need_no_options(command, folder):
+    state = published_state_dict("tmf_full", "tmfnet_resnet50s_os16")
+    torch.save({"state_dict": state}, "published.pth")
+    result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", "published.pth")
+    assert (result.code, result.err) == (0, "")
+    model = create_model("tmfnet", group_order="blocked").eval().to(memory_format=torch.channels_last)
+    load_checkpoint(model, state)
     expected = predict_alpha(model, photograph(), trimap())
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
 

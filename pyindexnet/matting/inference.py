@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an image and a trimap to an alpha matte.
 
-The published conventions: RGB normalised with ImageNet's mean and deviation, then trimap/255 (0, 128/255, 1) as the fourth
-channel; a size that the network does not take is resized, or padded by reflection, and the prediction brought back; known
-pixels are overwritten with 0 and 1 at the end.
+The published conventions: RGB normalised with ImageNet's mean and deviation, then the trimap: trimap/255 (0, 128/255, 1) as the
+fourth channel ([IndexNet], [A2U]), or three maps that are 1 where it says background, unknown and foreground ([TMFNet]); a size
+that the network does not take is resized, or padded by reflection, and the prediction brought back; known pixels are
+overwritten with 0 and 1 at the end.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import torch
 from torch import nn
 
 from pyindexnet.matting.images import to_unit
-from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, quantize_trimap
+from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, UNKNOWN, quantize_trimap
 
 Align = Literal["resize", "pad"]
 ALIGNMENTS: tuple[str, ...] = get_args(Align)
+TrimapEncoding = Literal["level", "one_hot"]
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -37,7 +39,7 @@ def predict_alpha(
     image: np.ndarray,
     trimap: np.ndarray,
     *,
-    align: Align = "resize",
+    align: Align | None = None,
     memory_format: torch.memory_format = MEMORY_FORMAT,
 ) -> np.ndarray:
     """Alpha matte of an image.
@@ -46,14 +48,17 @@ def predict_alpha(
         alpha = predict_alpha(model, image, trimap)
 
     Runs under ``torch.inference_mode()`` on the device of the model's parameters. Sources: [IndexNet] section 5.1 for the
-    input; resizing is what was published with it, padding what was published with [A2U].
+    input; resizing is what was published with it, padding what was published with [A2U]; [TMFNet] is used without scaling.
 
     Args:
-        model: (N, 4, H, W) -> (N, 1, H, W) in evaluation mode; float32. Its attribute ``size_rule`` = (multiple, extra),
-            where it has one, says which sizes it takes; else multiples of 32.
+        model: (N, C, H, W) -> (N, 1, H, W) in evaluation mode; float32. Attributes, where it has them: ``size_rule`` =
+            (multiple, extra) says which sizes it takes, else multiples of 32; ``trimap_encoding``, what it takes the trimap as,
+            ``"level"`` (C = 4) or ``"one_hot"`` (C = 6), else ``"level"``; ``alignment``, a value of ``align``, else
+            ``"resize"``.
         image: (H, W, 3) RGB; uint8, uint16, or floating in [0, 1]. Any size, at least 1 x 1.
         trimap: (H, W) or (H, W, 3); uint8 or uint16; see :func:`pyindexnet.matting.quantize_trimap`.
-        align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right).
+        align: "resize" (bicubic image, nearest trimap, bicubic alpha back) or "pad" (reflection at the bottom and right); None:
+            what the model was published with.
         memory_format: of the network's input. ``model.to(memory_format=...)`` once spares converting the weights at each call.
     Returns:
         (H, W) float32 in [0, 1]; exactly 0 and 1 where the trimap is known.
@@ -61,12 +66,13 @@ def predict_alpha(
         TypeError: a dtype. ValueError: a shape, a value, a trimap without unknown or without known pixels, a model in
             training mode, or one that predicts values that are not finite.
     """
+    align = getattr(model, "alignment", "resize") if align is None else align
     if align not in ALIGNMENTS:
         raise ValueError(f"predict_alpha: align must be one of {', '.join(ALIGNMENTS)}, got {align!r}")
     if model.training:
         raise ValueError("predict_alpha: model must be in evaluation mode, call model.eval()")
     levels = quantize_trimap(trimap)
-    stacked = stack_input(image, levels)
+    stacked = stack_input(image, levels, getattr(model, "trimap_encoding", "level"))
     rule = getattr(model, "size_rule", SIZE_RULE)
     aligned = align_input(stacked, align, rule)
     parameter = next(model.parameters())
@@ -79,12 +85,13 @@ def predict_alpha(
     return finish_alpha(prediction, levels, align)
 
 
-def stack_input(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
-    """Network input before alignment: normalised RGB and trimap/255, (H, W, 4) float32.
+def stack_input(image: np.ndarray, trimap: np.ndarray, encoding: TrimapEncoding = "level") -> np.ndarray:
+    """Network input before alignment: normalised RGB and the trimap, (H, W, 4 or 6) float32.
 
     Args:
         image: as for :func:`predict_alpha`.
         trimap: (H, W) uint8 with the values 0, 128, 255.
+        encoding: "level": trimap/255; "one_hot": maps of background, unknown and foreground, 0 or 1.
     Raises:
         TypeError: dtype of the image. ValueError: a shape or a value.
     """
@@ -93,6 +100,8 @@ def stack_input(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
     if trimap.shape != image.shape[:2]:
         raise ValueError(f"trimap: must be {image.shape[:2]}, the size of the image, got {trimap.shape}")
     colours = (to_unit(image) - IMAGENET_MEAN) / IMAGENET_STD
+    if encoding == "one_hot":
+        return np.dstack([colours, *((trimap == level).astype(np.float32) for level in (BACKGROUND, UNKNOWN, FOREGROUND))])
     return np.dstack([colours, trimap.astype(np.float32) / 255])
 
 
@@ -111,18 +120,18 @@ def align_input(stacked: np.ndarray, align: Align, rule: tuple[int, int] = SIZE_
     """Bring a stacked input to a size that the network takes.
 
     Args:
-        stacked: (H, W, 4) float32, from :func:`stack_input`.
+        stacked: (H, W, C) float32, from :func:`stack_input`.
         align: "resize" or "pad".
         rule: (multiple, extra) of :func:`aligned_size`.
     Returns:
-        (H', W', 4) float32.
+        (H', W', C) float32.
     """
     height, width = aligned_size(stacked.shape[:2], rule)
     if align == "pad":
         bottom, right = height - stacked.shape[0], width - stacked.shape[1]
         return np.pad(stacked, ((0, bottom), (0, right), (0, 0)), mode="reflect")  # reflects again where it is small
     colours = cv2.resize(stacked[:, :, :3], (width, height), interpolation=cv2.INTER_CUBIC)
-    trimap = cv2.resize(stacked[:, :, 3], (width, height), interpolation=cv2.INTER_NEAREST)
+    trimap = cv2.resize(stacked[:, :, 3:], (width, height), interpolation=cv2.INTER_NEAREST)
     return np.dstack([colours, trimap])
 
 

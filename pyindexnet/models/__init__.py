@@ -13,6 +13,8 @@ from pyindexnet.models.indexnet_matting import IndexNetMatting
 from pyindexnet.models.mobilenetv2 import MobileNetV2
 from pyindexnet.models.refinenet_matting import RefineNetMatting
 from pyindexnet.models.registry import create_model, list_models, model_options, register_model
+from pyindexnet.models.resnet import ResNet50
+from pyindexnet.models.tmfnet import TMFNet, TMFNetBaseline
 
 __all__ = [
     "CheckpointError",
@@ -21,6 +23,9 @@ __all__ = [
     "IndexNetMatting",
     "MobileNetV2",
     "RefineNetMatting",
+    "ResNet50",
+    "TMFNet",
+    "TMFNetBaseline",
     "create_model",
     "list_models",
     "load_checkpoint",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading and writing weights, in our own keys or in those of the published models.
 
-A model file whose network was published registers a key map: for each of its keys the published one, or the four of the
-columns that became one convolution (:class:`Columns`).
+A model file whose network was published registers a key map: for each of its keys the published one, or those of the columns
+that became one convolution (:class:`Columns`).
 """
 
 from __future__ import annotations
@@ -55,6 +55,33 @@ class Columns:
         return (tensor,) * len(self.keys) if tensor.dim() == 0 else self.module.split(tensor)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Columns that stand one behind the other in the first dimension, see :class:`Columns`."""
+
+    count: int
+
+    def merge(self, columns: Sequence[Tensor]) -> Tensor:
+        return torch.cat(tuple(columns))
+
+    def split(self, merged: Tensor) -> tuple[Tensor, ...]:
+        return merged.chunk(self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Permutation:
+    """One column whose entries are in another order, see :class:`Columns`: entry i of ours is entry ``order[i]`` of theirs."""
+
+    order: Tensor
+    dim: int
+
+    def merge(self, columns: Sequence[Tensor]) -> Tensor:
+        return columns[0].index_select(self.dim, self.order.to(columns[0].device))
+
+    def split(self, merged: Tensor) -> tuple[Tensor, ...]:
+        return (merged.index_select(self.dim, self.order.argsort().to(merged.device)),)
+
+
 KeyMap = dict[str, "str | Columns"]
 Options = dict[str, Any]
 _KEY_MAPS: dict[type[nn.Module], Callable[[Any], KeyMap]] = {}
@@ -83,20 +110,27 @@ def register_published_options(
     return register
 
 
-def conv_unit_keys(published: str, *units: str, first: int = 0) -> KeyMap:
+def batch_norm_keys(ours: str, published: str) -> KeyMap:
+    """Keys of one batch norm."""
+    leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return {f"{ours}.{leaf}": f"{published}.{leaf}" for leaf in leaves}
+
+
+def conv_unit_keys(published: str, *units: str, first: int = 0, bias: bool = False) -> KeyMap:
     """Keys of :class:`~pyindexnet.nn.conv.ConvBNAct` modules that stand in one published ``nn.Sequential``.
 
     Args:
         published: path of the sequential, whose members are (convolution, batch norm, activation), repeated.
         *units: our paths, in order.
         first: index of the first convolution.
+        bias: whether the convolutions have one.
     """
     keys: KeyMap = {}
     for i, unit in enumerate(units):
         at = first + 3 * i
-        keys[f"{unit}.conv.weight"] = f"{published}.{at}.weight"
-        for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            keys[f"{unit}.bn.{leaf}"] = f"{published}.{at + 1}.{leaf}"
+        for leaf in ("weight", "bias")[: 1 + bias]:
+            keys[f"{unit}.conv.{leaf}"] = f"{published}.{at}.{leaf}"
+        keys |= batch_norm_keys(f"{unit}.bn", f"{published}.{at + 1}")
     return keys
 
 

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules: index networks, pairs of down- and upsampling, ASPP, convolution blocks."""
+"""Modules: index networks, pairs of down- and upsampling, context and fusion modules."""
 
 from pyindexnet.nn.aspp import ASPP
+from pyindexnet.nn.context import TMP, PyramidPooling
+from pyindexnet.nn.fusion import GLF, StaticFusion
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork, HolisticIndexNetwork, HolisticMaxIndex
 from pyindexnet.nn.resampling import BilinearUpsampling, IndexedResampling, MaxUnpooling
 
 __all__ = [
     "ASPP",
+    "GLF",
+    "TMP",
     "BilinearUpsampling",
     "DepthwiseIndexNetwork",
     "HolisticIndexNetwork",
     "HolisticMaxIndex",
     "IndexedResampling",
     "MaxUnpooling",
+    "PyramidPooling",
+    "StaticFusion",
 ]

@@ -49,15 +49,25 @@ class ConvBNAct(nn.Module):
 
 
 class DepthwiseSeparable(nn.Sequential):
-    """Depthwise k x k then pointwise convolution, batch norm and ReLU6 after each.
+    """Depthwise k x k then pointwise convolution, batch norm and an activation (ReLU6) after each.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        dilation: int = 1,
+        activation: Callable[[], nn.Module] = nn.ReLU6,
+    ) -> None:
         super().__init__()
-        self.depthwise = ConvBNAct(in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels)
-        self.pointwise = ConvBNAct(in_channels, out_channels, 1)
+        self.depthwise = ConvBNAct(
+            in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels, activation=activation
+        )
+        self.pointwise = ConvBNAct(in_channels, out_channels, 1, activation=activation)
 
 
 def init_weights(module: nn.Module) -> None:

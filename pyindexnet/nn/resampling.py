@@ -13,7 +13,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.ops import indexed_pool, indexed_pool_skip, indexed_upsample
+from pyindexnet.ops.indexed_pool import indexed_pool
+from pyindexnet.ops.indexed_pool_skip import indexed_pool_skip
+from pyindexnet.ops.indexed_upsample import indexed_upsample
 
 Guide = tuple[Any, tuple[int, int]]
 Reduced = tuple[Tensor, Tensor, Guide]

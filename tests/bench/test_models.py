@@ -9,23 +9,26 @@ import pytest
 import torch
 
 from bench.gate import WrongResult
-from bench.models import OPTIONS, check_model, published_form, run_models
+from bench.models import check_model, run_models
+from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
 from pyindexnet import use_backend
 from pyindexnet.models import create_model
 
 
-def test_published_form_is_the_same_network() -> None:
+@pytest.mark.parametrize(("name", "options"), [(name, {}) for name in NETWORKS] + [("tmfnet", {"group_order": "blocked"})])
+def test_published_form_is_the_same_network(name: str, options: dict) -> None:
     """Outputs, training mode included, and the gradient of the input, in float64."""
+    network = NETWORKS[name]
     torch.manual_seed(0)
-    model = create_model("indexnet_matting", **OPTIONS).double()
-    form = published_form(model)
-    x = torch.randn(2, 4, 64, 64, dtype=torch.float64, requires_grad=True)
+    model = create_model(name, **network.options, **options).double()
+    form = network.published(model)
+    x = network.picture((2, network.channels, 64, 64)).double().requires_grad_()
     outputs = []
-    for network in (model, form):
+    for module in (model, form):
         torch.manual_seed(1)  # of the dropout
         with use_backend("reference"):
-            outputs.append(network(x))
+            outputs.append(module(x))
     y, z = outputs
     torch.testing.assert_close(z, y)
     (ours,), (theirs,) = (torch.autograd.grad(out.sin().sum(), x) for out in (y, z))
@@ -33,21 +36,26 @@ def test_published_form_is_the_same_network() -> None:
     assert sum(p.numel() for p in form.parameters()) == sum(p.numel() for p in model.parameters())
 
 
-def test_gate() -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gate(name: str) -> None:
     torch.manual_seed(0)
-    model = create_model("indexnet_matting", **OPTIONS)
-    check_model("eager", published_form(model), None, "cpu")
+    model = create_model(name, **NETWORKS[name].options)
+    check_model(name, "eager", NETWORKS[name].published(model), None, "cpu")
     wrong = copy.deepcopy(model)
     with torch.no_grad():
         next(wrong.parameters()).mul_(1.001)
-    with pytest.raises(WrongResult, match="indexnet_matting, wrong: error"):
-        check_model("wrong", wrong, "reference", "cpu")
+    with pytest.raises(WrongResult, match=f"{name}, wrong: error"):
+        check_model(name, "wrong", wrong, "reference", "cpu")
 
 
 def test_rows() -> None:
     cases = (("forward", (1, 4, 32, 32)), ("training step", (2, 4, 64, 64)))
     effort = Effort(rounds=3, seconds=0.0, max_seconds=0.0)
-    found = list(run_models(cases, ("channels_last",), [], False, "cpu", make_clock("cpu"), effort, {"commit": "abc"}))
+    found = list(
+        run_models(
+            "indexnet_matting", cases, ("channels_last",), [], False, "cpu", make_clock("cpu"), effort, {"commit": "abc"}
+        )
+    )
     assert [[row["backend"] for row in rows] for rows in found] == [["eager", "reference"]] * 2
     assert [rows[0]["mode"] for rows in found] == ["forward", "training step"]
     for row in (*found[0], *found[1]):

@@ -17,6 +17,7 @@ from pyindexnet.matting.inference import (
     finish_alpha,
     stack_input,
 )
+from pyindexnet.models import create_model
 from tests.golden import load_case
 from tests.matting.pictures import photograph, trimap
 
@@ -171,3 +172,48 @@ def test_refused(change, message):
     arguments = {"model": Recorder(), "image": photograph(), "trimap": trimap(), **change}
     with pytest.raises(ValueError, match=message):
         predict_alpha(arguments.pop("model"), arguments.pop("image"), arguments.pop("trimap"), **arguments)
+
+
+def test_one_hot_input():
+    """[TMFNet]: background, unknown, foreground, in this order, behind the same colours."""
+    image, levels = photograph(), trimap()
+    stacked = stack_input(image, levels, "one_hot")
+    assert stacked.dtype == np.float32
+    assert np.array_equal(stacked[:, :, :3], stack_input(image, levels)[:, :, :3])
+    for channel, level in ((3, 0), (4, 128), (5, 255)):
+        assert np.array_equal(stacked[:, :, channel], levels == level)
+
+
+@pytest.mark.parametrize("align", ["resize", "pad"])
+def test_one_hot_stays_one_hot(align):
+    aligned = align_input(stack_input(photograph(45, 60), trimap(45, 60), "one_hot"), align, (16, 0))
+    assert aligned.shape == (48, 64, 6)
+    assert np.array_equal(aligned[:, :, 3:].sum(2), np.ones((48, 64)))
+    assert np.array_equal(np.unique(aligned[:, :, 3:]), [0, 1])
+
+
+def test_wishes_of_the_model():
+    """A model says what it takes; ``align`` overrides how its size is reached."""
+    model = Recorder(lambda x: x[:, 4:5] * 0.5)
+    model.size_rule, model.trimap_encoding, model.alignment = (16, 0), "one_hot", "pad"
+    image, levels = photograph(45, 60), trimap(45, 60)
+    padded = predict_alpha(model, image, levels)
+    assert model.seen.shape == (1, 6, 48, 64)
+    expected = torch.from_numpy(stack_input(image, levels, "one_hot")).permute(2, 0, 1)
+    assert torch.equal(model.seen[0, :, :45, :60], expected)
+    assert np.array_equal(padded, predict_alpha(model, image, levels, align="pad"))
+    predict_alpha(model, image, levels, align="resize")
+    assert not torch.equal(model.seen[0, :, :45, :60], expected)
+
+
+def test_tmfnet():
+    """The whole path: what the network gets and what comes of its output."""
+    torch.manual_seed(0)
+    model = create_model("tmfnet", width=0.125).double().eval()
+    image, levels = photograph(45, 60), trimap(45, 60)
+    alpha = predict_alpha(model, image, levels)
+    padded = np.pad(stack_input(image, levels, "one_hot"), ((0, 3), (0, 4), (0, 0)), mode="reflect")
+    with torch.no_grad():
+        raw = model(torch.from_numpy(padded).permute(2, 0, 1)[None].double())[0, 0, :45, :60].float().numpy()
+    expected = np.where(levels == 128, np.clip(raw, 0, 1), levels / 255)
+    assert np.abs(alpha - expected).max() <= np.finfo(np.float32).eps

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from tests.kinks import gradients_near
 from tests.shared_data import shared_path
 
 GROUP = "indexnet_full"
+#: A module's name, and a function of its output.
+Part = tuple[str, Callable[[Tensor], Tensor]]
 
 
-def published(case_name: str, model_name: str, **options: Any) -> tuple[GoldenCase, nn.Module]:
+def published(case_name: str, model_name: str, *, group: str = GROUP, **options: Any) -> tuple[GoldenCase, nn.Module]:
     """A case and our network with its weights, in evaluation mode."""
     model = create_model(model_name, **options)
-    load_checkpoint(model, published_state_dict(GROUP, case_name))
-    return load_case(GROUP, case_name), model.eval()
+    load_checkpoint(model, published_state_dict(group, case_name))
+    return load_case(group, case_name), model.eval()
 
 
 def check_output(case: GoldenCase, model: nn.Module, which: str) -> None:
@@ -58,8 +61,8 @@ def check_gradients(case: GoldenCase, model: nn.Module, which: str) -> None:
         assert abs(grad.sum().item() - sums[key]) <= tolerance * norm * grad.numel() ** 0.5, key
 
 
-def check_probes(case: GoldenCase, model: nn.Module, which: str, modules: dict[str, str]) -> None:
-    """Samples of what modules put out; ``modules`` has our name for each published one.
+def check_probes(case: GoldenCase, model: nn.Module, which: str, modules: dict[str, str | Part]) -> None:
+    """Samples of what modules put out; ``modules`` has our name for each published one, and what to take of its output.
 
     The inside of a network has no stored noise floor: it is ten times the distance of our own float32 run from our float64 run.
     """
@@ -75,10 +78,13 @@ def check_probes(case: GoldenCase, model: nn.Module, which: str, modules: dict[s
         assert (values - golden).abs().max() <= 10 * noise, key
 
 
-def _module_outputs(model: nn.Module, x: Tensor, modules: dict[str, str]) -> dict[str, Tensor]:
+def _module_outputs(model: nn.Module, x: Tensor, modules: dict[str, str | Part]) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
-    for key, name in modules.items():
-        model.get_submodule(name).register_forward_hook(lambda _, args, out, key=key: seen.__setitem__(key, out))
+    for key, part in modules.items():
+        name, take = (part, lambda out: out) if isinstance(part, str) else part
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, out, key=key, take=take: seen.__setitem__(key, take(out))
+        )
     with torch.no_grad():
         model(x)
     return seen
