@@ -10,20 +10,14 @@ import torch
 from torch import Tensor
 
 from pyindexnet.ops._common import SUFFIX
-from pyindexnet.testing import Sample, make_tensors, measure, tolerance
+from pyindexnet.testing import make_tensors, measure, tolerance
 from pyindexnet.testing.parity import error, run
 
-from .ops.case import LAYOUTS, MAPS, RATIO, Case, OpBench, Tensors
+from .ops.case import LAYOUTS, Case, OpBench, Tensors
 
 
 class WrongResult(RuntimeError):
     """A side does not compute the operator: there are no numbers."""
-
-
-def _samples(bench: OpBench) -> list[Sample]:
-    """Of the operator's tests, those with the timed ratio and normalisation: odd sizes, both kinds of maps, large logits."""
-    timed = {"ratio": RATIO, "normalization": bench.normalization}
-    return [s for s in bench.spec.samples if timed.items() <= s.options.items() and s.shapes[0][0]]
 
 
 def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], device: str) -> int:
@@ -35,7 +29,7 @@ def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], d
         WrongResult: one is out of bounds.
     """
     done = 0
-    for sample in _samples(bench):
+    for sample in bench.timed_samples():
         for dtype in dtypes:
             for layout in LAYOUTS:
                 for row in measure(bench.spec, sample, SUFFIX[backend], dtype, device, layout):
@@ -46,16 +40,16 @@ def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], d
 
 
 def check_published(bench: OpBench) -> None:
-    """The peer's formula against the reference, in float64, both kinds of maps.
+    """The peer's formula against the reference, in float64, all kinds of cases.
 
     Raises:
         WrongResult: they differ by more than float64 rounding.
     """
-    for maps in MAPS:
-        case = Case((2, 3, 6, 8), torch.float64, maps=maps)
+    for maps in bench.kinds:
+        case = Case((2, 4, 6, 8), torch.float64, maps=maps)
         tensors = make_tensors(bench.spec, bench.sample(case), torch.float64)
         cotangents = tuple(torch.ones(shape, dtype=torch.float64) for shape in bench.outputs(case))
-        _compare(bench, case, "published formula", bench.published, _reference(bench, case), tensors, cotangents, tuple)
+        _compare(bench, case, "published formula", bench.peer(case), _reference(bench, case), tensors, cotangents, tuple)
 
 
 def check_case(bench: OpBench, case: Case, name: str, function: Callable[..., Any], tensors: Tensors) -> None:
@@ -72,7 +66,7 @@ def check_case(bench: OpBench, case: Case, name: str, function: Callable[..., An
     def corner(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(t[-1:, channels] for t in values)
 
-    judge, inputs = (bench.published, tensors.published) if name == "compile" else (_reference(bench, case), tensors.ours)
+    judge, inputs = (bench.peer(case), tensors.published) if name == "compile" else (_reference(bench, case), tensors.ours)
     _compare(bench, case, name, function, judge, inputs, tensors.cotangents, corner)
 
 

@@ -13,8 +13,8 @@ from pyindexnet import backends
 from pyindexnet.ops._common import TRITON_INTERPRETED
 
 from .gate import check_backend, check_case, check_published
-from .ops import BENCHES
-from .ops.case import LAYOUTS, MAPS, Case, OpBench, Tensors, make_inputs
+from .ops import BENCHES, KINDS
+from .ops.case import LAYOUTS, Case, OpBench, Tensors, make_inputs
 from .results import Row, make_row
 from .run import Clock, Effort, Side, time_sides
 
@@ -36,18 +36,18 @@ QUICK = {"cpu": ((1, 64, 64, 64), (1, 64, 256, 256)), "cuda": ((1, 64, 256, 256)
 
 
 def default_cases(device: str, dtype: torch.dtype, quick: bool = False) -> list[Case]:
-    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic."""
+    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic. And operators' own."""
     sizes = (QUICK if quick else SIZES)[device]
     cases = [Case(size, dtype, device=device) for size in sizes]
     if not quick:
         cases += [Case(size, dtype, "channels_last", device=device) for size in MORE[device]]
         cases += [Case(MORE[device][-1], dtype, layout, "holistic", device) for layout in LAYOUTS]
-    return cases
+    return cases + [case for bench in BENCHES.values() for case in bench.own_cases(device, dtype, quick)]
 
 
 def all_cases(sizes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[Case]:
-    """The given sizes in every layout with both kinds of map."""
-    return [Case(tuple(size), dtype, layout, maps, device) for maps in MAPS for layout in LAYOUTS for size in sizes]
+    """The given sizes in every layout, of every kind."""
+    return [Case(tuple(size), dtype, layout, maps, device) for maps in KINDS for layout in LAYOUTS for size in sizes]
 
 
 def fused_backends(device: str) -> list[str]:
@@ -96,10 +96,10 @@ def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: bool) 
         options = bench.options(case)
         return lambda x, logits: bench.spec.function(x, logits, backend=name, **options)
 
-    out: dict[str, Callable[..., Any]] = {"eager": bench.published}
+    out: dict[str, Callable[..., Any]] = {"eager": bench.peer(case)}
     if compiled:
         # fullgraph: an error, not a silent return to eager code. One shape, one compilation.
-        out["compile"] = torch.compile(bench.published, fullgraph=True, dynamic=False)
+        out["compile"] = torch.compile(bench.peer(case), fullgraph=True, dynamic=False)
     return out | {name: ours(name) for name in names}
 
 
@@ -164,5 +164,5 @@ def run_ops(
         for backend in backend_names:
             check_backend(bench, backend, dtypes, device)
     for name in names:
-        for case in cases:
+        for case in (c for c in cases if c.maps in BENCHES[name].kinds):
             yield from measure_case(BENCHES[name], case, modes, backend_names, compiled, clock, effort, where)

@@ -30,7 +30,7 @@ class Case:
         size: (N, C, H, W), H and W the high-resolution grid and even.
         dtype: of all tensors.
         layout: ``contiguous``, or ``channels_last`` for features and index maps.
-        maps: ``depthwise``, or ``holistic`` for one map shared by all channels.
+        maps: one of the operator's kinds; of index maps ``depthwise``, or ``holistic`` for one map shared by all channels.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -73,8 +73,9 @@ class OpBench:
         name: operator, the key of its :class:`~pyindexnet.testing.OpSpec`.
         normalization: of the index maps, as published.
         inputs, outputs: shapes of its tensors.
-        published: the formula of the papers in eager PyTorch, ``published(x, logits)``; the peer.
+        published: the formula of the papers in eager PyTorch, ``published(x, logits, **peer_options(case))``; the peer.
         more: further keyword arguments of the public function.
+        kinds: what ``Case.maps`` may be.
     """
 
     name: str
@@ -83,6 +84,7 @@ class OpBench:
     outputs: Callable[[Case], tuple[Shape, ...]]
     published: Callable[..., Any]
     more: Callable[[Case], dict[str, Any]] = lambda case: {}
+    kinds: tuple[str, ...] = MAPS
 
     @property
     def spec(self) -> OpSpec:
@@ -95,6 +97,24 @@ class OpBench:
     def arguments(self, case: Case, x: Tensor, logits: Tensor) -> tuple[Any, ...]:
         """Positional arguments of the dispatcher op and of the reference formula."""
         return self.spec.arguments(x, logits, **self.options(case))
+
+    def peer_options(self, case: Case) -> dict[str, Any]:
+        """Keyword arguments of the published formula."""
+        return {}
+
+    def peer(self, case: Case) -> Callable[..., Any]:
+        """The published formula of a case, a function of the tensors."""
+        options = self.peer_options(case)
+        return lambda *tensors: self.published(*tensors, **options)
+
+    def timed_samples(self) -> list[Sample]:
+        """Of the operator's tests, those like the timed cases: odd sizes, both kinds of maps, large logits."""
+        timed = {"ratio": RATIO, "normalization": self.normalization}
+        return [s for s in self.spec.samples if timed.items() <= s.options.items() and s.shapes[0][0]]
+
+    def own_cases(self, device: str, dtype: torch.dtype, quick: bool) -> list[Case]:
+        """Cases by default beside those that all operators of its kinds share."""
+        return []
 
     def sample(self, case: Case) -> Sample:
         return Sample(case.shape, self.inputs(case), self.options(case))
@@ -114,7 +134,7 @@ class Tensors:
     """Inputs and output gradients of one case.
 
     Attributes:
-        ours: x and logits as our modules hand them over: channels_last maps position-major in their channels.
+        ours: x and logits (or mask) as our modules hand them over: channels_last maps position-major in their channels.
         published: the same values as the published formula takes them best: channels_last maps channel-major.
         cotangents: gradients of the outputs.
     """
@@ -137,9 +157,10 @@ def make_inputs(bench: OpBench, case: Case, seed: int = 0) -> Tensors:
         t = torch.randn(shape, generator=rng, dtype=torch.float32, device=case.device).to(case.dtype)
         return stored(t, 0, 2, 3, 1) if case.layout == "channels_last" and t.dim() == 4 else t
 
-    x, logits = (draw(shape) for shape in bench.inputs(case))
+    values = (bench.spec.values.get(name, lambda t: t) for name in bench.spec.tensors)
+    x, logits = (value(draw(shape)) for value, shape in zip(values, bench.inputs(case), strict=True))
     cotangents = tuple(draw(shape) for shape in bench.outputs(case))
     theirs = logits
-    if case.layout == "channels_last":
+    if case.layout == "channels_last" and logits.dim() == 5:
         theirs, logits = stored(logits, 0, 3, 4, 1, 2), stored(logits, 0, 3, 4, 2, 1)
     return Tensors((x, logits), (x, theirs), cotangents)

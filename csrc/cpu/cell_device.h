@@ -8,34 +8,7 @@ namespace pyindexnet {
 
 using CellKernelPointer = void (*)(const CellArgs&, bool backward, CellRange);
 
-// Declares kernel NAME of csrc/cpu/isa in every instruction set and defines select_NAME().
-#if defined(__x86_64__)
-#define PYINDEXNET_CELL_KERNEL(NAME)                                                                               \
-  namespace pyindexnet::avx2 {                                                                                     \
-  void NAME(const CellArgs&, bool, CellRange);                                                                     \
-  }                                                                                                                \
-  namespace pyindexnet::avx512 {                                                                                   \
-  void NAME(const CellArgs&, bool, CellRange);                                                                     \
-  }                                                                                                                \
-  namespace pyindexnet::generic {                                                                                  \
-  void NAME(const CellArgs&, bool, CellRange);                                                                     \
-  }                                                                                                                \
-  namespace pyindexnet {                                                                                           \
-  inline CellKernelPointer select_##NAME() {                                                                       \
-    return active_isa() == Isa::avx512 ? &avx512::NAME : active_isa() == Isa::avx2 ? &avx2::NAME : &generic::NAME; \
-  }                                                                                                                \
-  }
-#else
-#define PYINDEXNET_CELL_KERNEL(NAME)           \
-  namespace pyindexnet::generic {              \
-  void NAME(const CellArgs&, bool, CellRange); \
-  }                                            \
-  namespace pyindexnet {                       \
-  inline CellKernelPointer select_##NAME() {   \
-    return &generic::NAME;                     \
-  }                                            \
-  }
-#endif
+#define PYINDEXNET_CELL_KERNEL(NAME) PYINDEXNET_ISA_KERNEL(NAME, const CellArgs&, bool, CellRange)
 
 template <CellKernelPointer (*kSelect)()>
 struct CellDevice {

@@ -13,3 +13,32 @@ Isa active_isa();
 std::string isa_name(Isa isa);
 
 }  // namespace pyindexnet
+
+// Declares kernel NAME(parameters...) of csrc/cpu/isa in every instruction set and defines select_NAME(), a pointer to it.
+#if defined(__x86_64__)
+#define PYINDEXNET_ISA_KERNEL(NAME, ...)                                                                           \
+  namespace pyindexnet::avx2 {                                                                                     \
+  void NAME(__VA_ARGS__);                                                                                          \
+  }                                                                                                                \
+  namespace pyindexnet::avx512 {                                                                                   \
+  void NAME(__VA_ARGS__);                                                                                          \
+  }                                                                                                                \
+  namespace pyindexnet::generic {                                                                                  \
+  void NAME(__VA_ARGS__);                                                                                          \
+  }                                                                                                                \
+  namespace pyindexnet {                                                                                           \
+  inline auto select_##NAME() -> void (*)(__VA_ARGS__) {                                                           \
+    return active_isa() == Isa::avx512 ? &avx512::NAME : active_isa() == Isa::avx2 ? &avx2::NAME : &generic::NAME; \
+  }                                                                                                                \
+  }
+#else
+#define PYINDEXNET_ISA_KERNEL(NAME, ...)                 \
+  namespace pyindexnet::generic {                        \
+  void NAME(__VA_ARGS__);                                \
+  }                                                      \
+  namespace pyindexnet {                                 \
+  inline auto select_##NAME() -> void (*)(__VA_ARGS__) { \
+    return &generic::NAME;                               \
+  }                                                      \
+  }
+#endif

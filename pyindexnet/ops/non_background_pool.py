@@ -20,6 +20,7 @@ from ._common import Definition, autocast_inputs, check_same, check_tensor, disp
 from ._indexed import check_grad, check_image
 
 _OP = "non_background_pool"
+MAX_WINDOWS = 16  # kMaxWindows of csrc/common/non_background_pool.h
 
 
 def _check_sizes(op: str, kernel_size: Any) -> None:
@@ -29,6 +30,8 @@ def _check_sizes(op: str, kernel_size: Any) -> None:
             raise ValueError(f"{op}: kernel_size must be an odd number or a tuple of them, got {kernel_size!r}")
     if not sizes:
         raise ValueError(f"{op}: kernel_size must be an odd number or a tuple of them, got {kernel_size!r}")
+    if len(sizes) > MAX_WINDOWS:
+        raise ValueError(f"{op}: kernel_size must have at most {MAX_WINDOWS} sizes, got {len(sizes)}")
 
 
 def _check(op: str, x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> None:
@@ -179,17 +182,17 @@ def non_background_pool(
 ) -> Tensor:
     """Mean of ``x`` over square windows at stride 1, weighted by a soft mask: non-background pooling.
 
-    y[n,c] = Pool_k(m[n] · x[n,c]) / (Pool_k(m[n]) + eps),  Pool_k: k x k average pooling, stride 1, the size kept. A window that
-    reaches over the border averages the pixels inside the map; with ``count_include_pad`` both averages divide by k·k. (The count
-    is in numerator and denominator alike and matters only beside ``eps``.) A window that holds no mask gives 0.
+    y[n,c] = Pool_k(m[n] · x[n,c]) / (Pool_k(m[n]) + eps),  Pool_k: k x k average pooling, stride 1, the size kept. A window
+    that reaches over the border averages the pixels inside the map; with ``count_include_pad`` both averages divide by k·k.
+    (The count is in numerator and denominator alike and matters only beside ``eps``.) A window that holds no mask gives 0.
     Cost per pixel does not depend on k. Source: [TMFNet] Eq. 3.
 
     Args:
         x: features, (N, C, H, W); float64, float32, float16, bfloat16; contiguous, channels_last or any strides.
         mask: weights, at least 0, (N, 1, H, W); dtype and device of ``x``; any strides.
-        kernel_size: side k of the window in pixels, odd (an even window has no centre, and the size would not be kept); may exceed
-            the map. A tuple gives each of as many equal chunks of the channels its own window, in one call: ``(31, 17, 11, 5)`` on
-            the concatenated branches of TMP.
+        kernel_size: side k of the window in pixels, odd (an even window has no centre, and would not keep the size); may exceed
+            the map. A tuple of up to 16 sizes gives each of as many equal chunks of the channels its own window, in one call:
+            ``(31, 17, 11, 5)`` on the concatenated branches of TMP.
         eps: added to the mean of the mask, above 0.
         count_include_pad: whether an average counts the pixels of the window outside the map.
         backend: see :mod:`pyindexnet.backends`.
@@ -205,6 +208,6 @@ def non_background_pool(
     """
     x, mask = autocast_inputs(x, mask) if isinstance(x, Tensor) and isinstance(mask, Tensor) else (x, mask)
     _check_sizes(_OP, kernel_size)
-    sizes = list(kernel_size) if isinstance(kernel_size, (tuple, list)) else [kernel_size]
+    sizes = [kernel_size] if isinstance(kernel_size, int) else list(kernel_size)
     _check(_OP, x, mask, sizes, eps, count_include_pad)
     return dispatch(_OP, backend, (x, mask))(x, mask, sizes, eps, count_include_pad)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Non-background pooling, [TMFNet] Eq. 3: the mean of x over a window, weighted by a soft mask.
 
-Pool_k is average pooling at stride 1, k odd, zero outside the map. With S the sum over a window (symmetric, so its own adjoint), n the
-number of pixels that an average divides by (those inside the map, or k k with ``count_include_pad``), m the mask and e = eps,
+Pool_k is average pooling at stride 1, k odd, zero outside the map. With S the sum over a window (symmetric: its own adjoint), n
+the number of pixels that an average divides by (those inside the map, or k k with ``count_include_pad``), m the mask, e = eps,
 
     y = Pool(m x) / (Pool(m) + e) = v S(m x),    v = 1 / (S(m) + e n).
 

@@ -18,6 +18,7 @@ from bench.ops.case import Case, OpBench, make_inputs
 from pyindexnet import backends
 
 ALL = [pytest.param(bench, id=name) for name, bench in BENCHES.items()]
+KINDS = [pytest.param(bench, kind, id=f"{name}-{kind}") for name, bench in BENCHES.items() for kind in bench.kinds]
 needs_cpu = pytest.mark.skipif(
     backends.why_not("indexed_pool", "cpu") is not None, reason=str(backends.why_not("indexed_pool", "cpu"))
 )
@@ -30,7 +31,7 @@ def _scaled(value: Any, factor: float) -> Any:
 @pytest.mark.parametrize("bench", ALL)
 def test_published_formula_is_the_operator(bench: OpBench) -> None:
     check_published(bench)
-    wrong = replace(bench, published=lambda x, logits: _scaled(bench.published(x, logits), 1 + 1e-9))
+    wrong = replace(bench, published=lambda *t, **more: _scaled(bench.published(*t, **more), 1 + 1e-9))
     with pytest.raises(WrongResult, match=f"{bench.name}, published formula"):
         check_published(wrong)
 
@@ -46,18 +47,17 @@ def test_backend(bench: OpBench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _case(maps: str, layout: str, dtype: torch.dtype = torch.float32) -> Case:
-    return Case((2, 5, 8, 6), dtype, layout, maps)
+    return Case((2, 8, 8, 6), dtype, layout, maps)
 
 
-@pytest.mark.parametrize("bench", ALL)
-@pytest.mark.parametrize("maps", ["depthwise", "holistic"])
+@pytest.mark.parametrize(("bench", "maps"), KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_timed_tensors(bench: OpBench, maps: str, layout: str, dtype: torch.dtype) -> None:
     case = _case(maps, layout, dtype)
     tensors = make_inputs(bench, case)
     for name in ("reference", "compile"):  # the eager formula stands for the compiled one, which is judged by it
-        check = bench.published if name == "compile" else lambda x, a: bench.spec.function(x, a, **bench.options(case))
+        check = bench.peer(case) if name == "compile" else lambda x, a: bench.spec.function(x, a, **bench.options(case))
         check_case(bench, case, name, check, tensors)
 
 
@@ -107,7 +107,7 @@ def test_command_refuses_a_wrong_backend(
         "--backend",
         "cpu",
         "--size",
-        "1x2x4x4",
+        "1x4x4x4",
         "--allocator",
         "default",
         "--no-compile",

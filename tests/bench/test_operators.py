@@ -10,7 +10,7 @@ import torch
 
 from bench.__main__ import main
 from bench.operators import default_cases
-from bench.ops import BENCHES
+from bench.ops import BENCHES, KINDS
 from bench.ops.case import MODES, Case, make_inputs
 from bench.results import COLUMNS, read
 from pyindexnet.testing import SPECS
@@ -26,6 +26,7 @@ SIZE = (2, 3, 4, 6)  # 144 elements, 36 in the low resolution, 144 logits or 48 
         ("indexed_upsample", "depthwise", 36 + 144 + 144, 144 + 2 * (36 + 144)),
         ("indexed_upsample", "holistic", 36 + 48 + 144, 144 + 2 * (36 + 48)),
         ("indexed_pool_skip", "depthwise", 144 + 144 + 36 + 144, 36 + 144 + 2 * (144 + 144)),
+        ("non_background_pool", "window 5", 144 + 48 + 144, 144 + 2 * (144 + 48)),  # the mask: 2 x 1 x 4 x 6
     ],
 )
 @pytest.mark.parametrize(("dtype", "itemsize"), [(torch.float32, 4), (torch.float16, 2)])
@@ -39,12 +40,11 @@ def test_every_operator_has_a_benchmark() -> None:
     assert set(BENCHES) == set(SPECS)
 
 
-@pytest.mark.parametrize("op", BENCHES)
-@pytest.mark.parametrize("maps", ["depthwise", "holistic"])
+@pytest.mark.parametrize(("op", "maps"), [(name, kind) for name, bench in BENCHES.items() for kind in bench.kinds])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_inputs(op: str, maps: str, layout: str) -> None:
     bench = BENCHES[op]
-    case = Case(SIZE, layout=layout, maps=maps)
+    case = Case((2, 4, 4, 6), layout=layout, maps=maps)
     tensors = make_inputs(bench, case)
     x, logits = tensors.ours
     outputs = bench.spec.function(x, logits, **bench.options(case))
@@ -55,29 +55,31 @@ def test_inputs(op: str, maps: str, layout: str) -> None:
     assert torch.equal(logits, tensors.published[1])
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert all(t.is_contiguous(memory_format=wanted) for t in (x, *outputs, *tensors.cotangents))
-    n, c, k, h, w = logits.shape
-    # channels_last: the channels of a merged convolution, position-major for ours, channel-major for the published formula
-    assert logits.transpose(1, 2).reshape(n, c * k, h, w).is_contiguous(memory_format=wanted) or layout == "contiguous"
-    if layout == "channels_last":
-        assert logits.permute(0, 3, 4, 2, 1).is_contiguous()
-        assert tensors.published[1].permute(0, 3, 4, 1, 2).is_contiguous()
+    if logits.dim() == 5:
+        n, c, k, h, w = logits.shape
+        # channels_last: the channels of a merged convolution, position-major for ours, channel-major for the published formula
+        assert logits.transpose(1, 2).reshape(n, c * k, h, w).is_contiguous(memory_format=wanted) or layout == "contiguous"
+        if layout == "channels_last":
+            assert logits.permute(0, 3, 4, 2, 1).is_contiguous()
+            assert tensors.published[1].permute(0, 3, 4, 1, 2).is_contiguous()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_default_cases(device: str) -> None:
     cases = default_cases(device, torch.float32)
     assert len(set(cases)) == len(cases)
-    assert {(c.layout, c.maps) for c in cases} == {
+    assert {(c.layout, c.maps) for c in cases} >= {
         (a, b) for a in ("contiguous", "channels_last") for b in ("depthwise", "holistic")
     }
-    assert len(default_cases(device, torch.float32, quick=True)) == 2
+    assert {c.maps for c in cases} == set(KINDS)
+    assert len(default_cases(device, torch.float32, quick=True)) == 3
     shapes = {c.shape for c in default_cases("cpu", torch.float32)}
     assert {"1x64x64x64", "1x64x128x128", "1x64x256x256", "1x32x512x512", "1x32x1024x1024"} <= shapes
 
 
 def _run(tmp_path: Path, *more: str) -> list[dict[str, str]]:
     effort = ("--rounds", "3", "--seconds", "0", "--max-seconds", "0")
-    base = ("ops", "--backend", "reference", "--size", "1x2x4x4", "--layout", "contiguous", "--allocator", "default")
+    base = ("ops", "--backend", "reference", "--size", "1x4x4x4", "--layout", "contiguous", "--allocator", "default")
     assert main([*base, *effort, "--results", str(tmp_path), *more]) == 0
     return read(tmp_path / "cpu-ops.csv")
 
@@ -85,13 +87,13 @@ def _run(tmp_path: Path, *more: str) -> list[dict[str, str]]:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _run(tmp_path, "--no-compile", "--commit", "abc")
     assert [r["backend"] for r in rows[:3]] == ["copy", "eager", "reference"]
-    assert len(rows) == 3 * len(BENCHES) * len(MODES) * 2
-    assert {r["shape"] for r in rows} == {"1x2x4x4", "1x2x4x4 holistic"}
+    assert len(rows) == 3 * len(MODES) * sum(len(bench.kinds) for bench in BENCHES.values())
+    assert {r["shape"] for r in rows} == {"1x4x4x4", *(f"1x4x4x4 {kind}" for kind in KINDS if kind != "depthwise")}
     for row in rows:
         assert tuple(row) == COLUMNS
         assert 0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
         assert int(row["rounds"]) == 3
-        case = Case((1, 2, 4, 4), maps="holistic" if "holistic" in row["shape"] else "depthwise")
+        case = Case((1, 4, 4, 4), maps=row["shape"].partition(" ")[2] or "depthwise")
         moved = BENCHES[row["op"]].bytes_moved(case, row["mode"])
         assert float(row["gb_s"]) == pytest.approx(moved / float(row["p50_ms"]) / 1e6, rel=1e-3)
         assert (row["commit"], row["allocator"], row["speedup_compile"]) == ("abc", "default", "")

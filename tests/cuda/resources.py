@@ -33,6 +33,7 @@ _OPS = {
     23: "pool_skip backward",
 }
 _ALONG = ("row", "channel", "any")
+_DTYPES = {"float": "float32", "double": "float64", "c10::Half": "float16", "c10::BFloat16": "bfloat16"}
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<mangled>\w+)' for 'sm_(?P<target>\d+)'\n.*\n"
     r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\n"
@@ -61,10 +62,10 @@ def _readable(demangled: str) -> str:
         r"(\w+)_kernel<pyindexnet::cuda::OpOf<(\d+)>, ([\w:]+), (\d), (\d), \(pyindexnet::cuda::Along\)(\d)>", demangled
     )
     if match is None:
-        return demangled
+        match = re.search(r"pool_(\w+)_kernel<([\w:]+)>", demangled)
+        return f"non_background_pool, {_DTYPES[match[2]]}: {match[1]}" if match else demangled
     kernel, op, dtype, ratio, size, along = match.groups()
-    name = {"float": "float32", "double": "float64", "c10::Half": "float16", "c10::BFloat16": "bfloat16"}[dtype]
-    return f"{_OPS[int(op)]}, ratio {ratio}, {name}: {kernel}, {size} along {_ALONG[int(along)]}"
+    return f"{_OPS[int(op)]}, ratio {ratio}, {_DTYPES[dtype]}: {kernel}, {size} along {_ALONG[int(along)]}"
 
 
 def _parse(report: str) -> list[Usage]:

@@ -37,4 +37,23 @@ def _samples(name: str) -> tuple[Sample, ...]:
     return tuple(out)
 
 
+# (N, C, H, W), windows: one tile and many, planes at a time, groups of channels, windows beyond shared memory.
+_POOL_CASES: tuple[tuple[tuple[int, int, int, int], tuple[int, ...]], ...] = (
+    ((2, 12, 9, 20), (5, 3)),
+    ((1, 20, 34, 37), (31, 17, 11, 5)),
+    ((1, 3, 70, 40), (9,)),
+    ((1, 2, 120, 118), (201, 5)),
+)
+
+
+def _pool_samples() -> tuple[Sample, ...]:
+    out = []
+    for (n, c, height, width), sizes in _POOL_CASES:
+        shapes = ((n, c, height, width), (n, 1, height, width))
+        options = {"kernel_size": sizes, "eps": 1e-6, "count_include_pad": False}
+        out.append(Sample(f"{n}x{c}x{height}x{width}-k{'_'.join(map(str, sizes))}", shapes, options, smooth=False))
+    return tuple(out)
+
+
 KERNEL_SAMPLES = {name: _samples(name) for name in SPECS if name.startswith("indexed_")}
+KERNEL_SAMPLES["non_background_pool"] = _pool_samples()

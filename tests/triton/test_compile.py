@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from pyindexnet.kernels import indexed_pool, indexed_pool_skip, indexed_upsample
+from pyindexnet.kernels import indexed_pool, indexed_pool_skip, indexed_upsample, non_background_pool
 from pyindexnet.ops import _common
 
 from . import aot
@@ -68,41 +68,75 @@ def _upsample(s: Indexed, dtype: torch.dtype) -> list[aot.Launch]:
     return aot.launches(indexed_upsample.indexed_upsample, x, logits, s.ratio, s.how, *high.shape[2:]) + back
 
 
+@dataclass(frozen=True)
+class Pooling:
+    """Inputs of the non-background pooling of TMP on the meta device."""
+
+    channels_last: bool = False
+    sizes: tuple[int, ...] = (31, 17, 11, 5)
+    width: int = 64
+    include_pad: bool = False
+
+    def __str__(self) -> str:
+        return f"{'_'.join(map(str, self.sizes))}-{self.width}-{'channels_last' if self.channels_last else 'contiguous'}"
+
+
+def _non_background(s: Pooling, dtype: torch.dtype) -> list[aot.Launch]:
+    layout = torch.channels_last if s.channels_last else torch.contiguous_format
+    x = torch.empty(2, 64, 64, s.width, dtype=dtype, device="meta").to(memory_format=layout)
+    mask = torch.empty(2, 1, 64, s.width, dtype=dtype, device="meta")
+    options = (s.sizes, 1e-6, s.include_pad)
+    back = aot.launches(non_background_pool.non_background_pool_backward, x, x, mask, *options, True, True)
+    only_x = aot.launches(non_background_pool.non_background_pool_backward, x, x, mask, *options, True, False)
+    return aot.launches(non_background_pool.non_background_pool, x, mask, *options) + back + only_x
+
+
 _LAYOUTS = [Indexed(holistic=a, channels_last=b) for a, b in itertools.product((False, True), repeat=2)]
 _OTHER_RATIOS = [Indexed(ratio=r, channels_last=b) for r in (3, 4) for b in (False, True)]
 _HOWS = [Indexed(how=how) for how in ("none", "sigmoid", "softmax", "softmax_sigmoid")]
 _ODD = [Indexed(height=223), Indexed(ratio=4, height=223, holistic=True)]
 
-#: (name, launches for a case and a dtype, cases for all targets, cases for one): a new kernel joins with a line.
-KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], list[Any], list[Any]], ...] = (
-    ("indexed_pool", _pool, _LAYOUTS, [*_OTHER_RATIOS, *_HOWS, *_ODD]),
-    ("indexed_pool_skip", _pool_skip, _LAYOUTS, _OTHER_RATIOS),
-    ("indexed_upsample", _upsample, _LAYOUTS, _OTHER_RATIOS),
+#: (name, launches for a case and a dtype, their number, cases for all targets, cases for one): a new kernel joins with a line.
+KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], int, list[Any], list[Any]], ...] = (
+    ("indexed_pool", _pool, 2, _LAYOUTS, [*_OTHER_RATIOS, *_HOWS, *_ODD]),
+    ("indexed_pool_skip", _pool_skip, 2, _LAYOUTS, _OTHER_RATIOS),
+    ("indexed_upsample", _upsample, 2, _LAYOUTS, _OTHER_RATIOS),
+    # All windows forward are one launch; backward is one, and one more for the gradient of the mask.
+    (
+        "non_background_pool",
+        _non_background,
+        4,
+        [Pooling(b) for b in (False, True)],
+        [Pooling(sizes=(5,), width=63, include_pad=True)],
+    ),
 )
 
 
 def _cases() -> list[Any]:
     cases = []
-    for name, launches, everywhere, once in KERNELS:
+    for name, launches, count, everywhere, once in KERNELS:
         for case in everywhere:
             for capability, dtype in itertools.product(CAPABILITIES, ("float32", "bfloat16")):
-                cases.append(pytest.param(launches, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}"))
+                cases.append(
+                    pytest.param(launches, count, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}")
+                )
         for case in once:
-            cases.append(pytest.param(launches, case, "float32", 90, id=f"{name}-{case}-float32-sm_90"))
-        cases.append(pytest.param(launches, everywhere[0], "float64", 90, id=f"{name}-{everywhere[0]}-float64-sm_90"))
+            cases.append(pytest.param(launches, count, case, "float32", 90, id=f"{name}-{case}-float32-sm_90"))
+        cases.append(pytest.param(launches, count, everywhere[0], "float64", 90, id=f"{name}-{everywhere[0]}-float64-sm_90"))
     return cases
 
 
-@pytest.mark.parametrize(("launches", "case", "dtype", "capability"), _cases())
+@pytest.mark.parametrize(("launches", "count", "case", "dtype", "capability"), _cases())
 def test_compiles_without_spills(
     launches: Callable[[Any, torch.dtype], list[aot.Launch]],
+    count: int,
     case: Any,
     dtype: str,
     capability: int,
     record_property: Callable[[str, Any], None],
 ) -> None:
     found = launches(case, DTYPES[dtype])
-    assert len(found) == 2, "one launch forward, one backward"
+    assert len(found) == count
     for number, launch in enumerate(found):
         compiled = aot.compile_launch(launch, capability)
         assert f".target sm_{capability}" in compiled.asm["ptx"]
