@@ -28,7 +28,7 @@ struct WindowOptions {
 
 // Everything but x, y and their gradients.
 inline WindowArgs window_args(
-    const char* op, const Tensor& x, const Tensor& logits, const std::string& normalization, const WindowOptions& o) {
+    const char* op, const Tensor& x, const Tensor& logits, Normalization normalization, const WindowOptions& o) {
   STD_TORCH_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", x.dim());
   STD_TORCH_CHECK(logits.dim() == 4, op, ": kernels must have 4 dimensions, got ", logits.dim());
   STD_TORCH_CHECK(o.kernel_size >= 1 && o.kernel_size <= kMaxKernel, op, ": kernel_size must be within 1..", kMaxKernel,
@@ -42,7 +42,7 @@ inline WindowArgs window_args(
   a.k = static_cast<int32_t>(o.kernel_size), a.stride = static_cast<int32_t>(o.stride);
   a.scale = static_cast<int32_t>(o.scale), a.dense = o.dense;
   a.h = (a.P + o.scale - 1) / o.scale, a.w = (a.Q + o.scale - 1) / o.scale;
-  a.normalization = parse_normalization(op, normalization);
+  a.normalization = normalization;
   a.dtype = parse_dtype(op, x);
   a.channels_last = is_channels_last(x);
   STD_TORCH_CHECK(a.H >= 1 && a.W >= 1, op, ": height and width must be at least 1, got ", a.H, ", ", a.W);
@@ -61,7 +61,7 @@ inline WindowArgs window_args(
 }
 
 template <class Device>
-Tensor window_forward(const char* op, const Tensor& x, const Tensor& logits, const std::string& how, const WindowOptions& o) {
+Tensor window_forward(const char* op, const Tensor& x, const Tensor& logits, Normalization how, const WindowOptions& o) {
   WindowArgs a = window_args(op, x, logits, how, o);
   [[maybe_unused]] const auto guard = Device::guard(x);
   Tensor y = empty_image(x, {a.N, x.size(1), a.P, a.Q}, a.channels_last);
@@ -72,7 +72,7 @@ Tensor window_forward(const char* op, const Tensor& x, const Tensor& logits, con
 
 template <class Device>
 std::tuple<Tensor, Tensor> window_backward(const char* op, const Tensor& grad, const Tensor& x, const Tensor& logits,
-    const std::string& how, const WindowOptions& o, bool need_x, bool need_logits) {
+    Normalization how, const WindowOptions& o, bool need_x, bool need_logits) {
   WindowArgs a = window_args(op, x, logits, how, o);
   check_image(op, "grad", grad, x, x.size(1), a.P, a.Q);
   [[maybe_unused]] const auto guard = Device::guard(x);
@@ -96,17 +96,17 @@ inline WindowOptions fusion_options(
 }
 
 template <class Device>
-Tensor grouped_spatial_fusion(Tensor x, Tensor kernels, int64_t kernel_size, int64_t groups, std::string order) {
+Tensor grouped_spatial_fusion(Tensor x, Tensor kernels, int64_t kernel_size, int64_t groups, StringArgument order) {
   const char* op = "grouped_spatial_fusion";
-  return window_forward<Device>(op, x, kernels, "none", fusion_options(op, x, kernel_size, groups, order));
+  return window_forward<Device>(op, x, kernels, Normalization::none, fusion_options(op, x, kernel_size, groups, take(order)));
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor> grouped_spatial_fusion_backward(Tensor grad, Tensor x, Tensor kernels, int64_t kernel_size,
-    int64_t groups, std::string order, bool need_x, bool need_kernels) {
+    int64_t groups, StringArgument order, bool need_x, bool need_kernels) {
   const char* op = "grouped_spatial_fusion_backward";
-  const WindowOptions o = fusion_options(op, x, kernel_size, groups, order);
-  return window_backward<Device>(op, grad, x, kernels, "none", o, need_x, need_kernels);
+  const WindowOptions o = fusion_options(op, x, kernel_size, groups, take(order));
+  return window_backward<Device>(op, grad, x, kernels, Normalization::none, o, need_x, need_kernels);
 }
 
 inline WindowOptions up_options(
@@ -117,18 +117,20 @@ inline WindowOptions up_options(
 }
 
 template <class Device>
-Tensor dynamic_upsample(Tensor x, Tensor logits, int64_t kernel_size, int64_t groups, int64_t scale, std::string normalization,
-    bool dense, int64_t height, int64_t width) {
+Tensor dynamic_upsample(Tensor x, Tensor logits, int64_t kernel_size, int64_t groups, int64_t scale,
+    StringArgument normalization, bool dense, int64_t height, int64_t width) {
   const char* op = "dynamic_upsample";
-  return window_forward<Device>(op, x, logits, normalization, up_options(op, kernel_size, groups, scale, dense, height, width));
+  const Normalization how = take_normalization(op, normalization);
+  return window_forward<Device>(op, x, logits, how, up_options(op, kernel_size, groups, scale, dense, height, width));
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor> dynamic_upsample_backward(Tensor grad, Tensor x, Tensor logits, int64_t kernel_size, int64_t groups,
-    int64_t scale, std::string normalization, bool dense, int64_t height, int64_t width, bool need_x, bool need_logits) {
+    int64_t scale, StringArgument normalization, bool dense, int64_t height, int64_t width, bool need_x, bool need_logits) {
   const char* op = "dynamic_upsample_backward";
+  const Normalization how = take_normalization(op, normalization);
   const WindowOptions o = up_options(op, kernel_size, groups, scale, dense, height, width);
-  return window_backward<Device>(op, grad, x, logits, normalization, o, need_x, need_logits);
+  return window_backward<Device>(op, grad, x, logits, how, o, need_x, need_logits);
 }
 
 inline WindowOptions down_options(const char* op, const Tensor& logits, int64_t kernel_size, int64_t groups, int64_t scale) {
@@ -138,17 +140,19 @@ inline WindowOptions down_options(const char* op, const Tensor& logits, int64_t 
 
 template <class Device>
 Tensor dynamic_downsample(
-    Tensor x, Tensor logits, int64_t kernel_size, int64_t groups, int64_t scale, std::string normalization) {
+    Tensor x, Tensor logits, int64_t kernel_size, int64_t groups, int64_t scale, StringArgument normalization) {
   const char* op = "dynamic_downsample";
-  return window_forward<Device>(op, x, logits, normalization, down_options(op, logits, kernel_size, groups, scale));
+  const Normalization how = take_normalization(op, normalization);
+  return window_forward<Device>(op, x, logits, how, down_options(op, logits, kernel_size, groups, scale));
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor> dynamic_downsample_backward(Tensor grad, Tensor x, Tensor logits, int64_t kernel_size,
-    int64_t groups, int64_t scale, std::string normalization, bool need_x, bool need_logits) {
+    int64_t groups, int64_t scale, StringArgument normalization, bool need_x, bool need_logits) {
   const char* op = "dynamic_downsample_backward";
+  const Normalization how = take_normalization(op, normalization);
   const WindowOptions o = down_options(op, logits, kernel_size, groups, scale);
-  return window_backward<Device>(op, grad, x, logits, normalization, o, need_x, need_logits);
+  return window_backward<Device>(op, grad, x, logits, how, o, need_x, need_logits);
 }
 
 }  // namespace pyindexnet

@@ -162,11 +162,8 @@ _families: dict[str, tuple[Definition, ...]] = {}
 _overloads: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
-def register_family(op: str, *definitions: Definition, missing: Sequence[str] = ()) -> None:
-    """Register an operator with its backward in every backend. ``op`` names its files and its public function.
-
-    Backends in ``missing`` have no kernel of it yet; ``why_not`` says so.
-    """
+def register_family(op: str, *definitions: Definition) -> None:
+    """Register an operator with its backward in every backend. ``op`` names its files and its public function."""
     _families[op] = definitions
     for definition in definitions:
         for suffix in ("", "_reference", "_triton"):
@@ -176,8 +173,7 @@ def register_family(op: str, *definitions: Definition, missing: Sequence[str] = 
         launcher = _triton_launcher(definition.name, op)
         torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
-        reason = f"{op} has no {backend} kernel yet"
-        backends.register(op, backend, (lambda *tensors, reason=reason: reason) if backend in missing else why_not)
+        backends.register(op, backend, why_not)
         _overloads[op, backend] = getattr(torch.ops.pyindexnet, op + SUFFIX[backend]).default
 
 

@@ -160,5 +160,4 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
             setup_context_backward,
             double_backward,
         ),
-        missing=("cuda",),
     )

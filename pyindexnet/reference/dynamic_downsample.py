@@ -12,7 +12,7 @@ def dynamic_downsample_window(
     x: Tensor, logits: Tensor, kernel_size: int, groups: int, scale: int, normalization: str
 ) -> Window:
     """The geometry of a call; arguments of the dispatcher op."""
-    return Window(kernel_size, groups, normalization, *logits.shape[2:], stride=scale)
+    return Window(kernel_size, groups, normalization, logits.shape[2], logits.shape[3], stride=scale)
 
 
 def dynamic_downsample_reference(

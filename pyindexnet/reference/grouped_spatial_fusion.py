@@ -10,7 +10,7 @@ from .window import Window, window_reference
 
 def grouped_spatial_fusion_window(x: Tensor, kernels: Tensor, kernel_size: int, groups: int, group_order: str) -> Window:
     """The geometry of a call; arguments of the dispatcher op."""
-    return Window(kernel_size, groups, "none", *x.shape[2:], interleaved=group_order == "interleaved")
+    return Window(kernel_size, groups, "none", x.shape[2], x.shape[3], interleaved=group_order == "interleaved")
 
 
 def grouped_spatial_fusion_reference(x: Tensor, kernels: Tensor, kernel_size: int, groups: int, group_order: str) -> Tensor:
