@@ -40,8 +40,8 @@ struct WindowArgs {
   DType dtype = DType::float32;
   bool channels_last = false;  // layout of the outputs
 
-  int64_t taps() const { return int64_t{k} * k; }
-  int64_t before() const { return (k - 1) / 2; }  // pixels of the window above and left of the cell's own
+  constexpr int64_t taps() const { return int64_t{k} * k; }
+  constexpr int64_t before() const { return (k - 1) / 2; }  // pixels of the window above and left of the cell's own
 };
 
 }  // namespace pyindexnet

@@ -17,7 +17,8 @@ namespace pyindexnet::cuda {
 // How a launch is cut up.
 struct WindowGrid {
   Divider tiles, chunks, groups;  // of blocks: tiles of cells innermost, then chunks of channels, groups, N
-  int64_t cells = 1;              // per tile
+  Divider columns;                // of cells
+  int cells = 1;                  // per tile
   int64_t chunk = 1;              // channels
 };
 
@@ -52,6 +53,16 @@ __device__ inline WindowTile window_tile(const WindowArgs& a, const WindowGrid& 
   return tile;
 }
 
+// Row and column of a cell of the tile.
+struct CellAt {
+  int64_t i, j;
+};
+__device__ inline CellAt cell_at(const WindowGrid& grid, const WindowTile& tile, int cell) {
+  int64_t i = tile.first + cell;
+  const int64_t j = grid.columns.split(i);
+  return {i, j};
+}
+
 template <class T>
 __device__ inline T* at(const Planes& t, int64_t n, int64_t g, int64_t m, int64_t h, int64_t w) {
   return static_cast<T*>(t.data) + n * t.n + g * t.g + m * t.m + h * t.h + w * t.w;
@@ -68,41 +79,40 @@ __device__ inline bool is_present(const WindowArgs& a, int s, int64_t i, int64_t
 }
 
 // Raw logits of a tile: out[(t * S + s) * cells + cell], 0 where absent. Ends with a barrier.
-template <class T>
-__device__ inline void load_kernels(const WindowArgs& a, const WindowTile& tile, int64_t cells, Accumulator<T>* out) {
-  const int64_t rows = a.taps() * a.scale * a.scale;
-  const int subs = a.scale * a.scale;
-  for (int64_t e = threadIdx.x; e < rows * cells; e += blockDim.x) {
-    const int64_t cell = e % cells, index = tile.first + cell, i = index / a.w, j = index % a.w;
-    const int s = static_cast<int>(e / cells % subs);
-    const bool present = cell < tile.cells && is_present(a, s, i, j);
-    out[e] = present ? Accumulator<T>(*at<T>(a.logits, tile.n, tile.g, e / cells / subs, s, a.scale, i, j)) : 0;
+template <class T, int kS>
+__device__ inline void load_kernels(const WindowArgs& a, const WindowGrid& grid, const WindowTile& tile, Accumulator<T>* out) {
+  const int cells = grid.cells, count = a.k * a.k * kS * cells;
+  for (int e = threadIdx.x; e < count; e += blockDim.x) {
+    const int cell = e % cells, row = e / cells, s = row % kS;
+    const CellAt p = cell_at(grid, tile, cell);
+    const bool present = cell < tile.cells && is_present(a, s, p.i, p.j);
+    out[e] = present ? Accumulator<T>(*at<T>(a.logits, tile.n, tile.g, row / kS, s, a.scale, p.i, p.j)) : 0;
   }
   __syncthreads();
 }
 
 // One block: a tile of cells in a chunk of channels. Dynamic shared memory: k * k * S * cells.
 template <class T, int kR>
-__global__ void __launch_bounds__(kThreads) window_forward_kernel(const WindowArgs a, const WindowGrid grid) {
+__global__ void __launch_bounds__(kThreads, 1) window_forward_kernel(const WindowArgs a, const WindowGrid grid) {
   using A = Accumulator<T>;
   constexpr int kS = kR * kR;
   PYINDEXNET_DYNAMIC_SHARED(A, z);  // [k * k][S][cells]
   const WindowTile tile = window_tile(a, grid);
-  const int64_t cells = grid.cells;
-  const int taps = static_cast<int>(a.taps());
-  load_kernels<T>(a, tile, cells, z);
+  const int cells = grid.cells, taps = a.k * a.k;
+  load_kernels<T, kS>(a, grid, tile, z);
   if (a.normalization != Normalization::none) {
-    for (int64_t e = threadIdx.x; e < kS * cells; e += blockDim.x) {
+    for (int e = threadIdx.x; e < kS * cells; e += blockDim.x) {
       normalize_taps<Lanes<A, 1>>(SharedTaps<A>{z + e, kS * cells}, taps, a.normalization);
     }
     __syncthreads();
   }
-  const int64_t channels = tile.m_end - tile.m;
-  for (int64_t e = threadIdx.x; e < channels * cells; e += blockDim.x) {
-    // Neighbouring threads touch neighbouring memory.
-    const int64_t cell = a.channels_last ? e / channels : e % cells, m = tile.m + (a.channels_last ? e % channels : e / cells);
+  const int channels = static_cast<int>(tile.m_end - tile.m);
+  const int inner = a.channels_last ? channels : cells;  // neighbouring threads touch neighbouring memory
+  for (int64_t e = threadIdx.x; e < static_cast<int64_t>(channels) * cells; e += blockDim.x) {
+    const int low = static_cast<int>(e % inner), high = static_cast<int>(e / inner), cell = a.channels_last ? high : low;
+    const int64_t m = tile.m + (a.channels_last ? low : high);
     if (cell >= tile.cells) continue;
-    const int64_t i = (tile.first + cell) / a.w, j = (tile.first + cell) % a.w;
+    const auto [i, j] = cell_at(grid, tile, cell);
     A sum[kS];
 #pragma unroll
     for (int s = 0; s < kS; ++s) sum[s] = 0;
@@ -128,17 +138,17 @@ __global__ void __launch_bounds__(kThreads) window_forward_kernel(const WindowAr
 // Gradient of the kernels; one block: a tile of cells, all channels. A thread sums the channels for a tap of a cell; then one
 // thread per kernel applies J^T. Dynamic shared memory: 2 * k * k * S * cells.
 template <class T, int kR>
-__global__ void __launch_bounds__(kThreads) window_kernels_kernel(const WindowArgs a, const WindowGrid grid) {
+__global__ void __launch_bounds__(kThreads, 1) window_kernels_kernel(const WindowArgs a, const WindowGrid grid) {
   using A = Accumulator<T>;
   constexpr int kS = kR * kR;
   PYINDEXNET_DYNAMIC_SHARED(A, d);  // [k * k][S][cells], then the logits in the same order
   const WindowTile tile = window_tile(a, grid);
-  const int64_t cells = grid.cells, rows = a.taps() * kS;
-  const int taps = static_cast<int>(a.taps());
+  const int cells = grid.cells, taps = a.k * a.k, rows = taps * kS;
   A* logits = d + rows * cells;
-  if (a.normalization != Normalization::none) load_kernels<T>(a, tile, cells, logits);
-  for (int64_t e = threadIdx.x; e < taps * cells; e += blockDim.x) {
-    const int64_t cell = e % cells, t = e / cells, i = (tile.first + cell) / a.w, j = (tile.first + cell) % a.w;
+  if (a.normalization != Normalization::none) load_kernels<T, kS>(a, grid, tile, logits);
+  for (int e = threadIdx.x; e < taps * cells; e += blockDim.x) {
+    const int cell = e % cells, t = e / cells;
+    const auto [i, j] = cell_at(grid, tile, cell);
     const int64_t h = i * a.stride - a.before() + t / a.k, w = j * a.stride - a.before() + t % a.k;
     A sum[kS];
 #pragma unroll
@@ -159,23 +169,22 @@ __global__ void __launch_bounds__(kThreads) window_kernels_kernel(const WindowAr
   }
   __syncthreads();
   if (a.normalization != Normalization::none) {
-    for (int64_t e = threadIdx.x; e < kS * cells; e += blockDim.x) {
+    for (int e = threadIdx.x; e < kS * cells; e += blockDim.x) {
       const SharedTaps<A> of_logits{logits + e, kS * cells}, of_d{d + e, kS * cells};
       normalize_vjp_taps<Lanes<A, 1>>(of_logits, of_d, taps, a.normalization);
     }
     __syncthreads();
   }
-  for (int64_t e = threadIdx.x; e < rows * cells; e += blockDim.x) {
-    const int64_t cell = e % cells, i = (tile.first + cell) / a.w, j = (tile.first + cell) % a.w;
-    const int s = static_cast<int>(e / cells % kS);
+  for (int e = threadIdx.x; e < rows * cells; e += blockDim.x) {
+    const int cell = e % cells, row = e / cells, s = row % kS;
+    const auto [i, j] = cell_at(grid, tile, cell);
     // Absent sub-positions have memory in the shuffled layout only, and get their 0.
     if (cell >= tile.cells || (a.dense && !is_present(a, s, i, j))) continue;
-    *at<T>(a.grad_logits, tile.n, tile.g, e / cells / kS, s, kR, i, j) = T(d[e]);
+    *at<T>(a.grad_logits, tile.n, tile.g, row / kS, s, kR, i, j) = T(d[e]);
   }
 }
 
-// --- gradient of x
-// ---------------------------------------------------------------------------------------------------------------
+// --- gradient of x ----------------------------------------------------------------------------------------------------
 
 inline constexpr int kGatherChannels = 4;  // per thread
 
@@ -187,8 +196,8 @@ struct Statistics {
 
 // One thread per kernel; statistics[(n, g), s, cell].
 template <class T>
-__global__ void __launch_bounds__(kThreads) window_statistics_kernel(const WindowArgs a, Statistics<Accumulator<T>>* statistics,
-    Divider cells, Divider columns, Divider subs, Divider groups, int64_t total) {
+__global__ void __launch_bounds__(kThreads, 1) window_statistics_kernel(const WindowArgs a,
+    Statistics<Accumulator<T>>* statistics, Divider cells, Divider columns, Divider subs, Divider groups, int64_t total) {
   using A = Accumulator<T>;
   using V = Lanes<A, 1>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -232,7 +241,7 @@ __device__ inline A weight_of(A logit, Normalization how, const Statistics<A>& s
 // A pixel of x and kGatherChannels channels per thread; `inner` and `outer` split a linear index over pixels and chunks of
 // channels, whichever neighbours in memory go inside.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     window_gather_kernel(const WindowArgs a, const Statistics<Accumulator<T>>* statistics, Divider inner, Divider outer,
         Divider columns, Divider groups, int64_t total) {
   using A = Accumulator<T>;
@@ -248,11 +257,13 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int c = 0; c < kGatherChannels; ++c) sum[c] = 0;
   const int subs = a.scale * a.scale;
+  // Rows and columns fit into 32 bits, whose division is no subroutine.
+  const int bottom = static_cast<int>(u + a.before()), right = static_cast<int>(v + a.before());
   for (int ty = 0; ty < a.k; ++ty) {
-    const int64_t row = u + a.before() - ty, i = row / a.stride;
+    const int row = bottom - ty, i = row / a.stride;
     if (row < 0 || row % a.stride != 0 || i >= a.h) continue;
     for (int tx = 0; tx < a.k; ++tx) {
-      const int64_t column = v + a.before() - tx, j = column / a.stride;
+      const int column = right - tx, j = column / a.stride;
       if (column < 0 || column % a.stride != 0 || j >= a.w) continue;
       for (int s = 0; s < subs; ++s) {
         if (!is_present(a, s, i, j)) continue;

@@ -9,9 +9,9 @@ namespace pyindexnet::cuda {
 // Cells of a tile, a power of two: neighbours fill a memory transaction, and `copies` of their kernels fit into the shared
 // memory that needs no opt-in, with room for several blocks.
 template <class T>
-int64_t cells_per_tile(const WindowArgs& a, int64_t copies) {
+int cells_per_tile(const WindowArgs& a, int64_t copies) {
   const int64_t bytes = copies * a.taps() * a.scale * a.scale * sizeof(Accumulator<T>);
-  int64_t cells = 64;
+  int cells = 64;
   while (cells > 1 && (cells * bytes > 24576 || cells >= 2 * a.h * a.w)) cells /= 2;
   return cells;
 }
@@ -26,7 +26,7 @@ WindowGrid window_grid(const WindowArgs& a, int64_t copies, bool split_channels,
   const int64_t chunk = wanted > 1 ? (a.M + wanted - 1) / wanted : a.M;
   grid.chunk = chunk < 16 ? (a.M < 16 ? a.M : 16) : chunk;
   const int64_t chunks = (a.M + grid.chunk - 1) / grid.chunk;
-  grid.tiles = Divider(tiles), grid.chunks = Divider(chunks), grid.groups = Divider(a.G);
+  grid.tiles = Divider(tiles), grid.chunks = Divider(chunks), grid.groups = Divider(a.G), grid.columns = Divider(a.w);
   blocks = blocks_now * chunks;
   return grid;
 }
@@ -79,6 +79,7 @@ struct WindowDevice {
     by_dtype(a, [&](auto zero, auto scale) { window_forward<decltype(zero), scale.value>(a); });
   }
   static void backward(const WindowArgs& a, const Tensor& x) {
+    STD_TORCH_CHECK(a.H < kMostRows && a.W < kMostRows, "pyindexnet: an axis of x has too many elements for one launch");
     by_dtype(a, [&](auto zero, auto scale) {
       using T = decltype(zero);
       if (a.grad_logits.data) window_kernels<T, scale.value>(a);
@@ -87,6 +88,8 @@ struct WindowDevice {
   }
 
  private:
+  static constexpr int64_t kMostRows = (int64_t{1} << 31) - 16;  // rows and columns of the gather fit into 32 bits
+
   template <class F>
   static void by_dtype(const WindowArgs& a, F f) {
     switch (a.dtype) {

@@ -62,6 +62,9 @@ def _readable(demangled: str) -> str:
         r"(\w+)_kernel<pyindexnet::cuda::OpOf<(\d+)>, ([\w:]+), (\d), (\d), \(pyindexnet::cuda::Along\)(\d)>", demangled
     )
     if match is None:
+        match = re.search(r"window_(\w+)_kernel<([\w:]+)(?:, (?:\(int\))?(\d))?>", demangled)
+        if match:
+            return f"window{f', scale {match[3]}' if match[3] else ''}, {_DTYPES[match[2]]}: {match[1]}"
         match = re.search(r"pool_(\w+)_kernel<([\w:]+)>", demangled)
         return f"non_background_pool, {_DTYPES[match[2]]}: {match[1]}" if match else demangled
     kernel, op, dtype, ratio, size, along = match.groups()

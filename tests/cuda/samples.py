@@ -7,6 +7,7 @@ from typing import Any
 
 from pyindexnet.reference.normalization import NORMALIZATIONS
 from pyindexnet.testing import SPECS, Sample
+from pyindexnet.testing.window_specs import WINDOW_SPECS
 
 # (N, C, H, W), ratio, holistic. Widths and channels divisible by 4 take the vector kernels, the others the general ones.
 _CASES = (
@@ -57,3 +58,20 @@ def _pool_samples() -> tuple[Sample, ...]:
 
 KERNEL_SAMPLES = {name: _samples(name) for name in SPECS if name.startswith("indexed_")}
 KERNEL_SAMPLES["non_background_pool"] = _pool_samples()
+
+
+# More cells than a tile, and sizes that leave tiles, warps and chunks of channels partly empty.
+def _window_sample(name: str) -> Sample:
+    n, c, h, w, k, groups = 1, 18, 9, 17, 3, 2
+    options: dict[str, Any] = {"kernel_size": k, "groups": groups}
+    if name == "grouped_spatial_fusion":
+        return Sample("tiles", ((n, c, h, w), (n, groups * k * k, h, w)), options | {"group_order": "blocked"})
+    options |= {"scale": 2, "normalization": "softmax"}
+    if name == "dynamic_downsample":
+        return Sample("tiles", ((n, c, 2 * h - 1, 2 * w), (n, groups * k * k, h, w)), options)
+    return Sample("tiles", ((n, c, h, w), (n, groups * k * k * 4, h, w)), options | {"layout": "shuffled"})
+
+
+for _name in WINDOW_SPECS:
+    # With two of its tests': under the thread sanitizer a sample takes seconds.
+    KERNEL_SAMPLES[_name] = (_window_sample(_name), *WINDOW_SPECS[_name].samples[2:4])
