@@ -11,16 +11,19 @@ from pyindexnet.testing import OpSpec, Sample, make_tensors
 
 from .variants import ALL_SPECS, INDEXED_SPECS, op, spec_id, variants
 
-# Finite differences visit every element, so only samples of a few hundred values take part; fewer where Triton's interpreter
-# marches through a map step by step.
+
+def _is_small(spec: OpSpec, sample: Sample) -> bool:
+    # Finite differences visit every element, so only samples of a few hundred values take part; fewer where Triton's
+    # interpreter marches through a map step by step.
+    most = 200 if TRITON_INTERPRETED and spec not in INDEXED_SPECS else 900
+    return sample.smooth and 0 < sum(torch.Size(s).numel() for s in sample.shapes) < most
+
+
 SMALL = [
     pytest.param(spec, sample, id=f"{spec.name}-{sample.id}")
     for spec in ALL_SPECS
     for sample in spec.samples
-    if sample.smooth
-    and 0
-    < sum(torch.Size(s).numel() for s in sample.shapes)
-    < (900 if spec in INDEXED_SPECS or not TRITON_INTERPRETED else 200)
+    if _is_small(spec, sample)
 ]
 
 
