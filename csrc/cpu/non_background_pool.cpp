@@ -4,11 +4,13 @@
 #include "non_background_pool.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "../common/non_background_pool_host.h"
 #include "isa.h"
+#include "window_scratch.h"
 
-PYINDEXNET_ISA_KERNEL(non_background_pool_items, const PoolWork&, PoolStep, int64_t, int64_t)
+PYINDEXNET_ISA_KERNEL(non_background_pool_items, const PoolWork&, PoolStep, int64_t, int64_t, void*)
 
 namespace pyindexnet {
 namespace {
@@ -22,10 +24,11 @@ constexpr int64_t kPixelsOfTask = 32768;  // fewer are not worth a thread
 struct Cpu {
   static int guard(const Tensor&) { return 0; }
 
-  static Tensor scratch(const Tensor& like, int64_t elements) {
+  static Tensor scratch(const Tensor& like, int64_t elements, int64_t count = 1) {
     using torch::headeronly::ScalarType;
     const auto dtype = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    return torch::stable::empty({&elements, 1}, dtype, std::nullopt, like.device());
+    const int64_t size[] = {count, elements};
+    return torch::stable::empty({size, 2}, dtype, std::nullopt, like.device());
   }
 
   static PoolWork plan(const PoolArgs& a, bool backward) {
@@ -53,10 +56,27 @@ struct Cpu {
     return work;
   }
 
-  static void run(const PoolWork& work, PoolStep step, int64_t items, int64_t pixels) {
+  static int64_t thread_elements(const PoolWork& work) {
+    const PoolArgs& a = work.args;
+    const int64_t k = *std::max_element(a.kernel_size, a.kernel_size + a.windows), bytes = a.dtype == DType::float64 ? 8 : 4;
+    const int64_t lanes = kScratchBytes / bytes;
+    // The map of the mask is summed whole, behind a row of counts.
+    const int64_t map = window_scratch(a.H, a.W, k, a.H, 0, bytes) + a.W + 2 * lanes;
+    const int64_t band = window_scratch(a.H, a.W, k, work.rows, a.channels_last ? work.width : 0, bytes);
+    return (std::max(map, band) + lanes - 1) / lanes * lanes;
+  }
+
+  static void run(const PoolWork& work, PoolStep step, int64_t items, int64_t pixels, Tensor& scratch) {
     const auto kernel = select_non_background_pool_items();
     const int64_t grain = std::max<int64_t>(1, kPixelsOfTask / pixels);
-    torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) { kernel(work, step, begin, end); });
+    char* const memory = static_cast<char*>(scratch.mutable_data_ptr());
+    const int64_t bytes = scratch.stride(0) * (work.args.dtype == DType::float64 ? 8 : 4), slots = scratch.size(0);
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+      const int64_t slot = next++;  // one call per thread at most
+      STD_TORCH_CHECK(slot < slots, "non_background_pool: more tasks than threads");
+      kernel(work, step, begin, end, memory + slot * bytes);
+    });
   }
 
   static void main_step(PoolWork& work, PoolStep step, const Tensor& x) {
@@ -66,12 +86,13 @@ struct Cpu {
     work.weights = maps.mutable_data_ptr();
     const int64_t bytes = (a.dtype == DType::float64 ? 8 : 4) * a.N * map;
     work.inverse = static_cast<char*>(work.weights) + bytes;
-    run(work, PoolStep::weights, a.N, map);
-    run(work, PoolStep::denominators, a.N * a.windows, map);
-    run(work, step, a.N * a.windows * work.groups * work.bands, work.group * work.rows * a.W);
+    Tensor memory = scratch(x, thread_elements(work), torch::stable::get_num_threads());
+    run(work, PoolStep::weights, a.N, map, memory);
+    run(work, PoolStep::denominators, a.N * a.windows, map, memory);
+    run(work, step, a.N * a.windows * work.groups * work.bands, work.group * work.rows * a.W, memory);
     if (!work.partial) return;
-    run(work, PoolStep::reduce, a.N * a.windows, map * work.groups);
-    run(work, PoolStep::grad_mask, a.N, map);
+    run(work, PoolStep::reduce, a.N * a.windows, map * work.groups, memory);
+    run(work, PoolStep::grad_mask, a.N, map, memory);
   }
 
   static void forward(const PoolArgs& a, const Tensor& x) {

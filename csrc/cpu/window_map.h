@@ -6,9 +6,6 @@
 // channel_window_sums: a vector is a run of channels of one pixel: along each row, then down the columns; nothing is
 // transposed. A band of output rows at a time: scratch memory holds the band with its borders, and the input is read once.
 #pragma once
-#include <cstdlib>
-#include <new>
-
 #include "../common/window_sum.h"
 #include "simd.h"
 
@@ -36,24 +33,6 @@ struct Pack {
     for (int u = 0; u < kCount; ++u) out.at[u] = a.at[u] + b.at[u];
     return out;
   }
-};
-
-// Scratch memory of one thread, aligned for vectors, uninitialised.
-template <class A>
-class Buffer {
- public:
-  explicit Buffer(int64_t elements) {
-    const size_t bytes = (static_cast<size_t>(elements) * sizeof(A) + 63) / 64 * 64;
-    data_ = static_cast<A*>(::aligned_alloc(64, bytes));
-    if (!data_) throw std::bad_alloc();
-  }
-  ~Buffer() { ::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  A* data() const { return data_; }
-
- private:
-  A* data_;
 };
 
 // Lane l of row i becomes lane i of row l, in log2(L) stages.
@@ -87,16 +66,15 @@ int64_t odd_pitch(int64_t vectors) {
 // Rows first ... first + rows - 1 of the window sums of an H x W plane.
 //   read(i, j, count) -> V: pixels j ... j + count - 1 of row i;  write(i, j, count, V): their sums.
 template <class A, class Read, class Write>
-void plane_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first, int64_t rows, Read read, Write write) {
+void plane_window_sums(
+    A* scratch, int64_t H, int64_t W, int64_t kernel_size, int64_t first, int64_t rows, Read read, Write write) {
   using V = Vec<A>;
   constexpr int L = V::size;
   const Reach<int64_t> down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
   const int64_t vectors = (W + L - 1) / L, pitch = odd_pitch<A>(vectors);
   const int64_t padded = (rows + L - 1) / L * L;
-  const Buffer<A> plane_buffer((down.hi > padded ? down.hi : padded) * pitch);
-  const Buffer<A> line_buffer((along.radius + vectors * L) * 2 * L);
-  A* const plane = plane_buffer.data();
-  A* const line = line_buffer.data();
+  A* const plane = scratch;
+  A* const line = plane + (down.hi > padded ? down.hi : padded) * pitch;
 
   const auto columns = [&](auto width, int64_t v) PYINDEXNET_LAMBDA_INLINE {
     constexpr int kWidth = decltype(width)::value;
@@ -145,15 +123,15 @@ void plane_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first,
 
 // The same for kWidth vectors of channels at once.  read(i, j) -> Pack;  write(i, j, Pack).
 template <class A, int kWidth, class Read, class Write>
-void channel_window_sums(int64_t H, int64_t W, int64_t kernel_size, int64_t first, int64_t rows, Read read, Write write) {
+void channel_window_sums(
+    A* scratch, int64_t H, int64_t W, int64_t kernel_size, int64_t first, int64_t rows, Read read, Write write) {
   using V = Vec<A>;
   using P = Pack<V, kWidth>;
   constexpr int64_t kPixel = int64_t{kWidth} * V::size;
   const Reach<int64_t> down(H, kernel_size, first, rows), along(W, kernel_size, 0, W);
   const int64_t pitch = odd_pitch<A>(W * kWidth);
-  const Buffer<A> plane_buffer(down.hi * pitch), line_buffer((along.radius + W) * kPixel);
-  A* const plane = plane_buffer.data();
-  A* const line = line_buffer.data();
+  A* const plane = scratch;
+  A* const line = plane + down.hi * pitch;
 
   for (int64_t p = down.lo; p < down.hi; ++p) {
     for (int64_t j = 0; j < W; ++j) P(read(down.top + p, j)).to(line + (along.radius + j) * kPixel);

@@ -262,7 +262,7 @@ def _non_background_samples() -> tuple[Sample, ...]:
         ((1, 2, 37, 3), (9, 31), False),
         ((1, 17, 9, 16), 3, False),
         ((1, 1, 2, 35), 11, False),
-        ((1, 34, 19, 4), (5, 17), False),
+        ((1, 18, 11, 4), (5, 17), False),
         ((0, 4, 4, 4), (5, 3), False),
     )
     samples = []

@@ -27,6 +27,10 @@ SIZE = (2, 3, 4, 6)  # 144 elements, 36 in the low resolution, 144 logits or 48 
         ("indexed_upsample", "holistic", 36 + 48 + 144, 144 + 2 * (36 + 48)),
         ("indexed_pool_skip", "depthwise", 144 + 144 + 36 + 144, 36 + 144 + 2 * (144 + 144)),
         ("non_background_pool", "window 5", 144 + 48 + 144, 144 + 2 * (144 + 48)),  # the mask: 2 x 1 x 4 x 6
+        # One group of 9 taps in the plane of x; 25 taps of 2 x 2 sub-positions; 25 taps in the plane of y.
+        ("grouped_spatial_fusion", "fusion 3 x 3", 144 + 9 * 48 + 144, 144 + 2 * (144 + 9 * 48)),
+        ("dynamic_upsample", "up 5 x 5", 144 + 100 * 48 + 576, 576 + 2 * (144 + 100 * 48)),
+        ("dynamic_downsample", "down 5 x 5", 144 + 25 * 12 + 36, 36 + 2 * (144 + 25 * 12)),
     ],
 )
 @pytest.mark.parametrize(("dtype", "itemsize"), [(torch.float32, 4), (torch.float16, 2)])
@@ -72,7 +76,8 @@ def test_default_cases(device: str) -> None:
         (a, b) for a in ("contiguous", "channels_last") for b in ("depthwise", "holistic")
     }
     assert {c.maps for c in cases} == set(KINDS)
-    assert len(default_cases(device, torch.float32, quick=True)) == 3
+    own = [bench for bench in BENCHES.values() if bench.own_cases(device, torch.float32, quick=True)]
+    assert len(default_cases(device, torch.float32, quick=True)) == 2 + len(own)
     shapes = {c.shape for c in default_cases("cpu", torch.float32)}
     assert {"1x64x64x64", "1x64x128x128", "1x64x256x256", "1x32x512x512", "1x32x1024x1024"} <= shapes
 

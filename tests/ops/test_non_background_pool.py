@@ -55,6 +55,7 @@ def test_chunks_are_the_windows_one_by_one(variant: tuple[str, str]) -> None:
     torch.testing.assert_close(y, torch.cat(parts, 1))
 
 
+@pytest.mark.skipif(TRITON_INTERPRETED, reason="256 channels are too many for Triton's interpreter")
 @pytest.mark.parametrize("k", [31, 5])
 @pytest.mark.parametrize("variant", variants())
 def test_published_branch(variant: tuple[str, str], k: int) -> None:

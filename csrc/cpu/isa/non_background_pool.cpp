@@ -18,6 +18,7 @@ class PoolKernel {
   const PoolWork& w_;
   const PoolArgs& a_;
   const int64_t map_;
+  A* const scratch_;
 
   // A row or a pixel's channels of one tensor: lane l is p[l * lane].
   struct Lanes {
@@ -61,7 +62,8 @@ class PoolKernel {
   }
 
  public:
-  explicit PoolKernel(const PoolWork& work) : w_(work), a_(work.args), map_(a_.H * a_.W) {}
+  PoolKernel(const PoolWork& work, void* scratch)
+      : w_(work), a_(work.args), map_(a_.H * a_.W), scratch_(static_cast<A*>(scratch)) {}
 
   void run(PoolStep step, int64_t begin, int64_t end) const {
     for (int64_t item = begin; item < end; ++item) {
@@ -105,13 +107,13 @@ class PoolKernel {
     const A eps = static_cast<A>(a_.eps);
     const A* const m = weights(n);
     A* const v = inverse(n, s);
-    const Buffer<A> count_buffer(W + L);
-    A* const across = count_buffer.data();
+    A* const across = scratch_;  // as long as a row and a vector
     for (int64_t j = 0; j < W + L; ++j) {
       across[j] = static_cast<A>(window_count(j < W ? j : W - 1, W, k, include_pad));
     }
     plane_window_sums<A>(
-        H, W, k, 0, H, [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE { return get(m + i * W + j, count); },
+        across + (W + 2 * L - 1) / L * L, H, W, k, 0, H,
+        [=](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE { return get(m + i * W + j, count); },
         [=](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
           const V n = V(static_cast<A>(window_count(i, H, k, include_pad))) * load(across + j);
           const V d = sum + V(eps) * n;
@@ -153,7 +155,7 @@ class PoolKernel {
     // Sums of `scale` times `in`, whose next plane is fetched meanwhile: the sums themselves wait for no memory.
     const auto sums = [&](Plane in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
       plane_window_sums<A>(
-          a_.H, W, a_.kernel_size[s], first, rows,
+          scratch_, a_.H, W, a_.kernel_size[s], first, rows,
           [=](int64_t i, int64_t j, int count)
               PYINDEXNET_LAMBDA_INLINE { return in.columns(i, j).get(count) * get(scale + i * W + j, count); },
           [=](int64_t i, int64_t j, int count, V sum) PYINDEXNET_LAMBDA_INLINE {
@@ -219,7 +221,7 @@ class PoolKernel {
     const bool past_caches = w_.past_caches && aligned(a_.out);
     const auto sums = [&](Plane in, const A* scale, auto write) PYINDEXNET_LAMBDA_INLINE {
       channel_window_sums<A, kWidth>(
-          a_.H, W, a_.kernel_size[s], first, rows,
+          scratch_, a_.H, W, a_.kernel_size[s], first, rows,
           [=](int64_t i, int64_t j) PYINDEXNET_LAMBDA_INLINE {
             P pixel = read_pixel<kWidth>(in.channels(i, j), left);
             for (int u = 0; u < kWidth; ++u) pixel.at[u] = pixel.at[u] * V(scale[i * W + j]);
@@ -257,7 +259,7 @@ class PoolKernel {
       return sum;
     };
     plane_window_sums<A>(
-        a_.H, a_.W, a_.kernel_size[s], 0, a_.H,
+        scratch_, a_.H, a_.W, a_.kernel_size[s], 0, a_.H,
         [&](int64_t i, int64_t j, int count) PYINDEXNET_LAMBDA_INLINE {
           const int64_t at = i * a_.W + j;
           return get(v + at, count) * over_groups(1, at, count);
@@ -283,16 +285,16 @@ class PoolKernel {
 
 }  // namespace
 
-void non_background_pool_items(const PoolWork& work, PoolStep step, int64_t begin, int64_t end) {
+void non_background_pool_items(const PoolWork& work, PoolStep step, int64_t begin, int64_t end, void* scratch) {
   switch (work.args.dtype) {
     case DType::float64:
-      return PoolKernel<double>(work).run(step, begin, end);
+      return PoolKernel<double>(work, scratch).run(step, begin, end);
     case DType::float32:
-      return PoolKernel<float>(work).run(step, begin, end);
+      return PoolKernel<float>(work, scratch).run(step, begin, end);
     case DType::float16:
-      return PoolKernel<float16>(work).run(step, begin, end);
+      return PoolKernel<float16>(work, scratch).run(step, begin, end);
     case DType::bfloat16:
-      return PoolKernel<bfloat16>(work).run(step, begin, end);
+      return PoolKernel<bfloat16>(work, scratch).run(step, begin, end);
   }
 }
 
