@@ -23,10 +23,10 @@ using torch::stable::Tensor;
 inline Normalization take_normalization(const char* op, StringArgument argument) {
   const std::string name = take(argument);
   static constexpr const char* kNames[] = {"none", "sigmoid", "softmax", "sigmoid_softmax", "softmax_sigmoid"};
-  for (int i = 0; i < 5; ++i) {
-    if (name == kNames[i]) return static_cast<Normalization>(i);
-  }
-  STD_TORCH_CHECK(false, op, ": normalization must be a known name, got ", name);
+  int found = 0;
+  while (found < 5 && name != kNames[found]) ++found;
+  STD_TORCH_CHECK(found < 5, op, ": normalization must be a known name, got ", name);
+  return static_cast<Normalization>(found);
 }
 
 inline DType parse_dtype(const char* op, const Tensor& x) {

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pyindexnet
-from pyindexnet.testing import tolerance
+from pyindexnet import backends
+from pyindexnet.ops._common import SUFFIX, TRITON_INTERPRETED
+from pyindexnet.testing import SPECS, Sample, measure, tolerance
 from pyindexnet.testing.parity import error
 from tests.golden import GoldenCase, load_case
 
@@ -164,3 +166,38 @@ def test_absent_output_pixels_do_not_leak(variant: tuple[str, str], dtype: torch
         assert torch.equal(a, b)
     grad = results[1][2].unflatten(1, (9, 4))
     assert not grad.masked_select(absent.expand_as(grad)).any()
+
+
+# x, (kernels' channels, height, width), options: several tiles, strips and bands of the CPU kernels; the last two write so much
+# that the stores go past the caches.
+LARGE = {
+    "fusion-k7": ("grouped_spatial_fusion", (1, 6, 50, 301), (98, 50, 301), {"groups": 2, "kernel_size": 7}),
+    "up-k5": ("dynamic_upsample", (1, 11, 40, 150), (100, 40, 151), {"kernel_size": 5, "output_size": (79, 301)}),
+    "down-k6": ("dynamic_downsample", (1, 11, 101, 310), (36, 50, 155), {"kernel_size": 6}),
+    "down-k14": ("dynamic_downsample", (1, 3, 90, 130), (196, 90, 130), {"kernel_size": 14, "scale": 1}),
+    "fusion-stream": ("grouped_spatial_fusion", (1, 64, 256, 256), (18, 256, 256), {"groups": 2, "kernel_size": 3}),
+    "up-stream": ("dynamic_upsample", (1, 64, 128, 128), (36, 128, 128), {"kernel_size": 3}),
+}
+
+
+@pytest.mark.skipif(TRITON_INTERPRETED, reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", LARGE)
+def test_large(case: str, threads: int) -> None:
+    name, x, kernels, options = LARGE[case]
+    spec = SPECS[name]
+    given = dict(options)
+    if name != "grouped_spatial_fusion":
+        given = {"groups": 1, "scale": 2, "normalization": "softmax"} | given
+    given |= {"group_order": "blocked"} if name == "grouped_spatial_fusion" else {}
+    given |= {"layout": "shuffled"} if name == "dynamic_upsample" else {}
+    sample = Sample(case, (x, (x[0], *kernels)), given)
+    suffix = SUFFIX[backends.choose(name, torch.empty(0))]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rows = measure(spec, sample, suffix, torch.float32)
+    finally:
+        torch.set_num_threads(before)
+    for row in rows:
+        assert row.ok, str(row)
