@@ -80,8 +80,9 @@ class WindowKernel {
   void run(bool backward, WindowRange range) {
     for (int64_t index = range.begin; index < range.end; ++index) {
       const int64_t tile = index % p_.tiles, band = index / p_.tiles % p_.bands, plane = index / (p_.tiles * p_.bands);
+      const int64_t groups = p_.channels ? 1 : a_.G;
       Item item{
-          plane / a_.G, plane % a_.G, band * p_.band_rows, (band + 1) * p_.band_rows, tile * p_.tile, (tile + 1) * p_.tile};
+          plane / groups, plane % groups, band * p_.band_rows, (band + 1) * p_.band_rows, tile * p_.tile, (tile + 1) * p_.tile};
       backward ? run_backward(item) : run_forward(item);
     }
     if (stream_y_ || stream_grad_x_ || stream_grad_logits_) stream_fence();
@@ -277,6 +278,7 @@ class WindowKernel {
   void run_forward(Item at) const {
     at.row_end = least(at.row_end, a_.h), at.column_end = least(at.column_end, a_.w);
     if (at.column >= at.column_end) return;
+    if (p_.channels) return run_channels(at);
     const int64_t end = at.column + vectors(at.column_end - at.column) * L;
     const bool direct = usable_logits();
     for (int64_t i0 = at.row; i0 < at.row_end; i0 += p_.strip) {
@@ -331,6 +333,55 @@ class WindowKernel {
         }
       }
     }
+  }
+
+  // channels_last: a vector is a run of a group's channels, the weights are scalars. Nothing but those is copied. All groups of
+  // a run of cells together, since their channels are neighbours in memory.
+  void run_channels(Item at) const {
+    constexpr bool kDirect = std::is_same_v<T, A>;  // weights of a half type are widened first
+    const bool direct = kDirect && a_.normalization == Normalization::none;
+    for (int64_t i = at.row; i < at.row_end; ++i) {
+      for (int64_t begin = at.column; begin < at.column_end; begin += L) {
+        for (at.g = 0; at.g < a_.G; ++at.g) {
+          if (!direct) weigh_row(at, i, begin, begin + L, z_);
+          for (int64_t j = begin; j < least(begin + L, at.column_end); ++j) channel_cell(at, i, j, j - begin, direct);
+        }
+      }
+    }
+  }
+  PYINDEXNET_INLINE void channel_cell(const Item& at, int64_t i, int64_t j, int64_t column, bool direct) const {
+    for (int s = 0; s < kS; ++s) {
+      const int64_t h = i * kR + s / kR, w = j * kR + s % kR;
+      if (h >= a_.P || w >= a_.Q) continue;
+      Scalars z{z_ + s * pitch_ + column, kS * pitch_};
+      if constexpr (std::is_same_v<T, A>) {
+        if (direct) z = {row(a_.logits, at, 0, s / kR, i) + s % kR * a_.logits.sx + j * a_.logits.w, a_.logits.t};
+      }
+      T* y = row(a_.y, at, 0, h) + w * a_.y.w;
+      int64_t m = 0;
+      for (; m + 4 * L <= a_.M; m += 4 * L) channel_sums<4>(at, i, j, m, z, y + m);
+      for (; m < a_.M; m += L) channel_sums<1>(at, i, j, m, z, y + m);
+    }
+  }
+  // Weights of one cell and sub-position: tap t at p[t * t_stride].
+  struct Scalars {
+    const A* p;
+    int64_t t_stride;
+  };
+  template <int kC>
+  PYINDEXNET_INLINE void channel_sums(const Item& at, int64_t i, int64_t j, int64_t m, Scalars z, T* y) const {
+    const int64_t top = i * D_ - a_.before(), left = j * D_ - a_.before();
+    const int64_t tx_begin = most(0, -left), tx_end = least(a_.k, a_.W - left);
+    V sum[kC];
+    for (V& one : sum) one = V(A(0));
+    for (int64_t ty = most(0, -top); ty < least(a_.k, a_.H - top); ++ty) {
+      const T* x = row(a_.x, at, m, top + ty) + left * a_.x.w;
+      for (int64_t tx = tx_begin; tx < tx_end; ++tx) {
+        const V w(z.p[(ty * a_.k + tx) * z.t_stride]);
+        for (int c = 0; c < kC; ++c) sum[c] = sum[c] + w * V(load(x + tx * a_.x.w + c * L));
+      }
+    }
+    for (int c = 0; c < kC; ++c) store(y + c * L, sum[c]);
   }
 
   // --- backward --------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ struct WindowDevice {
 
   static WindowPlan plan(const WindowArgs& a, bool backward) {
     WindowPlan p;
+    p.channels = !backward && WindowPlan::fits_channels(a);
+    const int64_t planes = a.N * (p.channels ? 1 : a.G);
     const int64_t rows = std::max(a.h, ceil_div(a.H, a.stride)), columns = std::max(a.w, ceil_div(a.W, a.stride));
     // The weights of a strip should leave room in a second-level cache; long runs of memory are worth more than the first.
     constexpr int64_t kWeightBytes = 131072;
@@ -43,7 +45,7 @@ struct WindowDevice {
     p.strip = std::clamp<int64_t>(cells / p.tile, 1, std::min<int64_t>(16, rows));
     // Two bands for each thread, where there are too few planes; not so low that the rows they share outweigh them.
     const int64_t threads = torch::stable::get_num_threads();
-    const int64_t wanted = threads > 1 ? ceil_div(2 * threads, a.N * a.G * p.tiles) : 1;
+    const int64_t wanted = threads > 1 ? ceil_div(2 * threads, planes * p.tiles) : 1;
     const int64_t lowest = std::max<int64_t>(backward ? 4 * a.k : 1, 4);
     p.bands = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, rows / lowest));
     p.band_rows = ceil_div(rows, p.bands);
@@ -70,9 +72,10 @@ struct WindowDevice {
   static void run(const WindowArgs& a, bool backward) {
     const WindowPlan p = plan(a, backward);
     const int64_t bytes = p.scratch_elements(a, backward) * (a.dtype == DType::float64 ? 8 : 4);
-    const int64_t items = a.N * a.G * p.bands * p.tiles;
+    const int64_t items = a.N * (p.channels ? 1 : a.G) * p.bands * p.tiles;
     // A thread should get no less than half a million multiplications: below that, starting it costs more than it saves.
-    const int64_t per_item = a.M * a.taps() * a.scale * a.scale * p.band_rows * p.tile * (backward ? 2 : 1);
+    const int64_t per_item =
+        (p.channels ? a.G : 1) * a.M * a.taps() * a.scale * a.scale * p.band_rows * p.tile * (backward ? 2 : 1);
     const int64_t grain = std::max<int64_t>(1, ceil_div(int64_t{1} << 19, per_item));
     torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
       void* memory = scratch(bytes);

@@ -16,6 +16,10 @@ struct WindowPlan {
   static constexpr int64_t kBlock = 8;  // channels at a time
 
   int64_t bands = 1, band_rows = 1, tiles = 1, tile = kHalo, strip = 1;
+  bool channels = false;  // forward: a vector is a run of a group's channels, an item has all groups
+
+  // Whether neighbouring channels lie side by side, in whole vectors of any width.
+  static bool fits_channels(const WindowArgs& a) { return a.x.m == 1 && a.y.m == 1 && a.M % 16 == 0; }
 
   int64_t pitch() const { return tile + 2 * kHalo; }
 
