@@ -23,5 +23,5 @@ BENCH = WindowBench(
     published=published,
     kinds=tuple(_VARIANTS),
     variants=_VARIANTS,
-    sizes=((1, 256, 128, 128), (1, 256, 256, 256)),
+    sizes=((1, 256, 128, 128), (1, 64, 256, 256)),
 )
