@@ -158,9 +158,9 @@ struct Device {
       case DType::float32:
         return run_dtype<Op, float>(a);
       case DType::float16:
-        return run_dtype<Op, c10::Half>(a);
+        return run_dtype<Op, torch::headeronly::Half>(a);
       case DType::bfloat16:
-        return run_dtype<Op, c10::BFloat16>(a);
+        return run_dtype<Op, torch::headeronly::BFloat16>(a);
     }
   }
 };

@@ -110,9 +110,9 @@ struct PoolDevice {
       case DType::float32:
         return run(PoolLauncher<float>(a, x));
       case DType::float16:
-        return run(PoolLauncher<c10::Half>(a, x));
+        return run(PoolLauncher<torch::headeronly::Half>(a, x));
       case DType::bfloat16:
-        return run(PoolLauncher<c10::BFloat16>(a, x));
+        return run(PoolLauncher<torch::headeronly::BFloat16>(a, x));
     }
   }
   static void check(const PoolArgs& a) {

@@ -174,7 +174,7 @@ class PoolBlock {
 
   // A float16 holds no gradient of the order of 1 / eps.
   __device__ static A finite(A value) {
-    if constexpr (std::is_same_v<T, c10::Half>) {
+    if constexpr (std::is_same_v<T, torch::headeronly::Half>) {
       value = value > A(65504) ? A(65504) : value;
       value = value < A(-65504) ? A(-65504) : value;
     }

@@ -98,9 +98,9 @@ struct WindowDevice {
       case DType::float32:
         return by_scale(a, float{}, f);
       case DType::float16:
-        return by_scale(a, c10::Half{}, f);
+        return by_scale(a, torch::headeronly::Half{}, f);
       case DType::bfloat16:
-        return by_scale(a, c10::BFloat16{}, f);
+        return by_scale(a, torch::headeronly::BFloat16{}, f);
     }
   }
   template <class T, class F>

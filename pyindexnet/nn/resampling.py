@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch.nn.functional as F
@@ -21,16 +22,16 @@ Guide = tuple[Any, tuple[int, int]]
 Reduced = tuple[Tensor, Tensor, Guide]
 
 
-class Resampling(nn.Module):
+class Resampling(nn.Module, ABC):
     """The two ends of a resolution step; see the head of this module."""
 
+    @abstractmethod
     def reduce(self, x: Tensor, keep: bool) -> Reduced:
         """(N, C, H, W) -> map at half size (N, C, ceil(H/2), ceil(W/2)), map to fuse (N, C, H, W), guide."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, y: Tensor, guide: Guide) -> Tensor:
         """(N, C, ceil(H/2), ceil(W/2)) -> (N, C, H, W)."""
-        raise NotImplementedError
 
 
 class MaxUnpooling(Resampling):
