@@ -11,6 +11,7 @@
 #include "../common/window_normalization.h"
 #include "simd.h"
 #include "window_plan.h"
+#include "window_rows.h"
 
 namespace pyindexnet {
 
@@ -280,10 +281,16 @@ class WindowKernel {
     if (at.column >= at.column_end) return;
     if (p_.channels) return run_channels(at);
     const int64_t end = at.column + vectors(at.column_end - at.column) * L;
-    const bool direct = usable_logits();
+    const bool direct = usable_logits(), in_place = D_ == 1 && a_.x.w == 1 && a_.y.w == 1;
     for (int64_t i0 = at.row; i0 < at.row_end; i0 += p_.strip) {
       const int64_t rows = least(p_.strip, at.row_end - i0), x_rows = (rows - 1) * D_ + a_.k;
       for (int64_t r = 0; r < rows && !direct; ++r) weigh_row(at, i0 + r, at.column, end, z_ + r * taps_ * kS * pitch_);
+      if constexpr (kR == 1 && std::is_same_v<T, A>) {
+        if (in_place) {
+          sum_in_place(at, i0, rows, direct);
+          continue;
+        }
+      }
       for (int64_t m = 0; m < a_.M; m += kChannels) {
         const int channels = static_cast<int>(least(kChannels, a_.M - m));
         copy_x(at, m, channels, i0 * D_ - a_.before(), x_rows);
@@ -298,6 +305,22 @@ class WindowKernel {
           }
         }
       }
+    }
+  }
+
+  // Rows [i0, i0 + rows) of y, x read where it is.
+  void sum_in_place(const Item& at, int64_t i0, int64_t rows, bool direct) const {
+    for (int64_t m = 0; m < a_.M;) {
+      const bool block = m + kChannels <= a_.M;
+      for (int64_t i = i0; i < i0 + rows; ++i) {
+        const Weights z = weights(at, i, i - i0, direct);
+        const int64_t top = i - a_.before();
+        const int first = static_cast<int>(most(0, -top)), last = static_cast<int>(least(a_.k, a_.H - top));
+        const WindowRow<A> of_row{row(a_.x, at, m, top), a_.x.m, a_.x.h, z.p - at.column, z.t, row(a_.y, at, m, i), a_.y.m,
+            a_.k, first, last, a_.before(), a_.W, at.column, at.column_end, stream_y_};
+        block ? window_row<kChannels>(of_row) : window_row<1>(of_row);
+      }
+      m += block ? kChannels : 1;
     }
   }
 
