@@ -3,7 +3,8 @@
 // csrc/cpu/isa/window.cpp. A vector is a run of cells in a row. The weights of a strip of rows are normalised into scratch
 // memory once, for all channels of the group; rows of x and of the gradient are copied there with a border of zeros (widened,
 // columns of equal remainder by the stride side by side), so that the inner loops have no borders, strides or dtypes. They keep
-// a block of channels x sub-positions (or taps) in registers. Arithmetic in float, double for double.
+// a block of channels x sub-positions (or taps) in registers. Where nothing would change on the way (csrc/cpu/window_rows.h), x
+// is read in place. Arithmetic in float, double for double.
 #pragma once
 #include <initializer_list>
 #include <type_traits>
@@ -73,7 +74,9 @@ class WindowKernel {
     const Planes &y = a.y, &x = a.grad_x;
     const Kernels& k = a.grad_logits;
     const int64_t planes = a.N * a.G * a.M;
-    stream_y_ = !x.data && !k.data && large(y.data, {y.n, y.g, y.m, y.h}, planes * a.P * a.Q);
+    // Half lines of several channels in turns are several times slower past the caches than through them.
+    const bool whole_lines = kR * kVectorBytes >= 64;
+    stream_y_ = whole_lines && !x.data && !k.data && large(y.data, {y.n, y.g, y.m, y.h}, planes * a.P * a.Q);
     stream_grad_x_ = large(x.data, {x.n, x.g, x.m, x.h}, planes * a.H * a.W);
     stream_grad_logits_ = large(k.data, {k.n, k.g, k.t, k.sy, k.sx, k.h}, a.N * a.G * taps_ * kS * a.h * a.w) && !a.dense;
   }

@@ -16,7 +16,7 @@ struct WindowRow {
   int64_t z_t;
   A* y;  // column 0
   int64_t y_m;
-  int k, row, row_end;      // of the window's rows, [row, row_end) are in the image; the others read as 0
+  int k, row, row_end;      // of the window's rows, [row, row_end) are in the image
   int64_t before, columns;  // pixels of the window left of the cell's own; columns of the image
   int64_t begin, end;       // columns of y
   bool past_caches;         // whether y is written past the caches
@@ -32,13 +32,6 @@ PYINDEXNET_INLINE void window_row_sums(const WindowRow<A>& r, int64_t j, Get get
     for (int tx = 0; tx < r.k; ++tx, z += r.z_t) {
       const Vec<A> w = load(z);
       for (int b = 0; b < kB; ++b) sum[b] = sum[b] + w * get(x + b * r.x_m + tx, j - r.before + tx);
-    }
-  }
-  for (int ty = 0; ty < r.k; ++ty) {
-    if (ty >= r.row && ty < r.row_end) continue;
-    for (int tx = 0; tx < r.k; ++tx) {
-      const Vec<A> nothing = Vec<A>(load(r.z + (ty * r.k + tx) * r.z_t + j)) * Vec<A>(A(0));  // unless the weight is not finite
-      for (Vec<A>& one : sum) one = one + nothing;
     }
   }
 }

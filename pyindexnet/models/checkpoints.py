@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +276,9 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
             with safetensors.safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if path.suffix in TORCH_SUFFIXES:
-            return torch.load(path, map_location="cpu", weights_only=True), {}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a pickle that is no checkpoint: the exception says it
+                return torch.load(path, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:

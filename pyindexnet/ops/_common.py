@@ -79,7 +79,7 @@ def _cuda_why_not(*tensors: Tensor) -> str | None:
     if _extension.MODULE is None:
         return _extension.REASON
     if not CUDA_ARCHITECTURES:
-        return f"pyindexnet._C was built without nvcc; build it with PYINDEXNET_CUDA=1: {_extension.BUILD_COMMAND}"
+        return f"pyindexnet._C was built without nvcc; build it with: PYINDEXNET_CUDA=1 {_extension.BUILD_COMMAND}"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     return _device_reason("cuda", tensors)
