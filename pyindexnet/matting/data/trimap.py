@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -52,10 +54,24 @@ def draw_trimap(alpha: np.ndarray, outside: int, inside: int, *, method: str = "
 
 
 def _near(seed: np.ndarray, radius: int) -> np.ndarray:
-    """Within a Euclidean distance of ``radius`` of ``seed``."""
-    if not seed.any():  # OpenCV's distance to nothing is a large number, not infinity
-        return seed
-    return cv2.distanceTransform((~seed).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius
+    """Within a Euclidean distance of ``radius`` of ``seed``, exactly.
+
+    The disk is a union of columns: column dx reaches isqrt(radius^2 - dx^2) up and down. A few hundred thousand pixels and a
+    radius of 15 take a fifth of OpenCV's exact distance transform.
+    """
+    near = seed.copy()
+    columns = seed.copy()  # seed, dilated up and down by ``reach``
+    by_reach: dict[int, list[int]] = {}
+    for dx in range(radius + 1):
+        by_reach.setdefault(math.isqrt(radius**2 - dx**2), []).append(dx)
+    for reach in range(radius + 1):
+        if reach:
+            columns[reach:] |= seed[:-reach]
+            columns[:-reach] |= seed[reach:]
+        for dx in by_reach.get(reach, ()):
+            near[:, dx:] |= columns[:, : columns.shape[1] - dx]
+            near[:, : near.shape[1] - dx] |= columns[:, dx:]
+    return near
 
 
 def _dilated(seed: np.ndarray, radius: int) -> np.ndarray:

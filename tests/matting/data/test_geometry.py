@@ -28,9 +28,11 @@ def test_margin_and_stretched_layers() -> None:
     _, alpha = blob(40, 60)
     frame = Frame(translation(-10, -4) @ affine(20, 0.9, 5), 24)
     assert np.abs(warp(alpha, frame.grown(6))[6:-6, 6:-6].astype(int) - warp(alpha, frame)).max() <= 1
-    half = cv2.resize(alpha, (30, 20), interpolation=cv2.INTER_AREA)
-    stretched = warp(half, frame.of_resized((40, 60), (20, 30)))
-    assert np.abs(stretched.astype(int) - warp(alpha, frame)).mean() < 8  # the same object, more softly
+    # A ramp of half the size is the same ramp: two roundings to 8 bits, of samples at multiples of 1/32 pixel.
+    ramp = np.tile(np.arange(0, 240, 4, np.uint8), (40, 1))
+    half = cv2.resize(ramp, (30, 20), interpolation=cv2.INTER_AREA)
+    inner = Frame(translation(-10, -4), 24)
+    assert np.abs(warp(half, inner.of_resized((40, 60), (20, 30))).astype(int) - warp(ramp, inner)).max() <= 1
 
 
 def test_borders() -> None:
@@ -46,7 +48,27 @@ def test_shrinking_averages(shrink: int) -> None:
     lines = np.zeros((60, 60), np.float32)
     lines[:, ::shrink] = 1
     found = warp(lines, Frame(scaling(1 / shrink, 1 / shrink), 60 // shrink))
-    assert np.abs(found[1:-1, 1:-1] - 1 / shrink).max() < 1e-5
+    assert np.abs(found[1:-1, 1:-1] - 1 / shrink).max() <= shrink**2 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("turn", [0, 37, 180])
+def test_what_a_shrunk_frame_does_not_see_is_not_read(turn: float) -> None:
+    # The same crop of a picture whose other parts are gone.
+    colours, _ = blob(240, 320)
+    linear = affine(turn, 0.3, 0)
+    for seed in ((160, 120), (10, 230), (318, 3)):
+        frame = crop_around(linear, seed, (240, 320), 20)
+        found = warp(colours, frame, border=cv2.BORDER_REPLICATE)
+        seen = warp(np.full((240, 320), 255, np.uint8), frame)
+        back = np.linalg.inv(frame.matrix) @ np.array([[0, 20, 0, 20], [0, 0, 20, 20], [1, 1, 1, 1]])
+        reach = 3 * 3 + 1
+        top, bottom = max(int(back[1].min()) - reach, 0), int(back[1].max()) + reach
+        left, right = max(int(back[0].min()) - reach, 0), int(back[0].max()) + reach
+        kept = np.zeros_like(colours)
+        kept[top:bottom, left:right] = colours[top:bottom, left:right]
+        again = warp(kept, frame, border=cv2.BORDER_REPLICATE)
+        assert (found[seen == 255] == again[seen == 255]).all()
+        assert (seen == 255).mean() > 0.25
 
 
 def test_crop_keeps_its_seed_in_the_middle() -> None:
