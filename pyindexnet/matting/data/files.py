@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pyindexnet.matting.images import READABLE, read_picture
+from pyindexnet.matting.images import READABLE, decoder_errors, read_picture
 from pyindexnet.matting.trimaps import as_8_bit, as_grey, quantize_trimap
 from pyindexnet.nn.arguments import require_one_of
 
@@ -76,17 +76,11 @@ def read_cutout(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Colours (H, W, 3) and alpha (H, W), uint8, of a picture with an alpha channel. Raises OSError, ValueError, naming it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with Image.open(path) as image:
-            if not image.has_transparency_data:
-                raise ValueError(f"has no alpha channel, mode {image.mode}")
-            pixels = np.asarray(image.convert("RGBA"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not a picture, or a broken one") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on broken data
-        raise ValueError(f"{path}: cannot be used: {error}") from error
+    with decoder_errors(path), Image.open(path) as image:
+        opaque = not image.has_transparency_data
+        pixels = np.asarray(image.convert("RGBA"))
+    if opaque:
+        raise ValueError(f"{path}: must have an alpha channel, got mode {image.mode}")
     return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
 
 

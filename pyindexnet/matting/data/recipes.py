@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyindexnet.matting.data.strong import Strong
 from pyindexnet.matting.data.trimap import METHODS
@@ -72,21 +72,12 @@ class Recipe:
         require_one_of("Recipe", "trimap", self.trimap, METHODS)
 
 
+_A2U = Recipe(size=512, crop_sides=(512,), combine=0.5, resize=0.25, affine=1.0, radius=(1, 29), jitter=1.0)
 #: By name. What a paper does not print (the ranges of affine map and jitter) is our choice.
 RECIPES = {
     "indexnet": Recipe(trimap="fractional"),
-    "a2u": Recipe(size=512, crop_sides=(512,), combine=0.5, resize=0.25, affine=1.0, radius=(1, 29), jitter=1.0),
-    "tmfnet": Recipe(
-        size=512,
-        crop_sides=(512,),
-        combine=0.5,
-        resize=0.25,
-        affine=1.0,
-        radius=(0, 15),  # kernels of side 1 to 30
-        separate_radii=True,
-        trimap="square",
-        jitter=1.0,
-    ),
+    "a2u": _A2U,
+    "tmfnet": replace(_A2U, radius=(0, 15), separate_radii=True, trimap="square"),  # kernels of side 1 to 31
     "lsanet": Recipe(
         size=640,
         crop_sides=tuple(range(480, 801, 32)),
@@ -100,14 +91,5 @@ RECIPES = {
         invert=0.3,
         permute=0.3,
     ),
-    "rmat": Recipe(
-        size=512,
-        crop_sides=(512,),
-        combine=0.5,
-        resize=0.25,
-        affine=1.0,
-        radius=(1, 29),
-        jitter=1.0,
-        strong=Strong(),
-    ),
+    "rmat": replace(_A2U, strong=Strong()),
 }

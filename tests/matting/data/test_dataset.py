@@ -153,10 +153,10 @@ def test_cutouts(tmp_path: Path) -> None:
     plain = CompositionDataset(cutouts(tmp_path / "cut"), write_backgrounds(tmp_path / "bg"), RECIPE)
     assert plain[0]["name"] == "a"
     opaque = write(tmp_path / "opaque.png", colours)
-    with pytest.raises(ValueError, match="opaque.png: cannot be used: has no alpha channel, mode RGB"):
+    with pytest.raises(ValueError, match="opaque.png: must have an alpha channel, got mode RGB"):
         read_cutout(opaque)
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match="a.png: cannot be used"):
+    with pytest.raises(ValueError, match="a.png: cannot be decoded"):
         read_cutout(path)
     path.write_text("no picture")
     with pytest.raises(ValueError, match="a.png: not a picture"):
