@@ -44,29 +44,37 @@ def laplacian_loss(
         )
     low = prediction - target  # the pyramid is linear: one of the difference serves
     total = prediction.new_zeros(())
-    with torch.autocast(prediction.device.type, enabled=False):  # half convolutions would round the differences away
-        for level in range(levels):
-            lower = _binomial(low)[..., ::2, ::2]
-            band = low - _expand(lower, low)
-            total = total + 2**level * masked_mean(band.abs(), weights, per_sample=per_sample)
-            low, weights = lower, weights[..., ::2, ::2]
+    for level in range(levels):
+        lower = _binomial(low, stride=2)
+        band = low - 4 * _binomial(_spread(lower, low))
+        total = total + 2**level * masked_mean(band.abs(), weights, per_sample=per_sample)
+        low, weights = lower, weights[..., ::2, ::2]
     return total
 
 
-def _binomial(x: Tensor) -> Tensor:
-    return _separable(F.pad(x, (2, 2, 2, 2), mode="reflect"), _BINOMIAL, _BINOMIAL) / 256
+def _binomial(x: Tensor, stride: int = 1) -> Tensor:
+    padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
+    return _correlate(_correlate(padded, _BINOMIAL, -2, stride), _BINOMIAL, -1, stride) / 256
 
 
-def _expand(low: Tensor, like: Tensor) -> Tensor:
-    """``low`` at the even positions of a map as large as ``like``, smoothed."""
+def _spread(low: Tensor, like: Tensor) -> Tensor:
+    """``low`` at the even positions of a map of zeros as large as ``like``."""
     spread = torch.stack((low, torch.zeros_like(low)), dim=-1).flatten(-2)
     spread = torch.stack((spread, torch.zeros_like(spread)), dim=-2).flatten(-3, -2)
-    return 4 * _binomial(spread[..., : like.shape[-2], : like.shape[-1]])
+    return spread[..., : like.shape[-2], : like.shape[-1]]
 
 
-def _separable(x: Tensor, vertical: tuple[float, ...], horizontal: tuple[float, ...]) -> Tensor:
-    x = F.conv2d(x, x.new_tensor(vertical).view(1, 1, -1, 1))
-    return F.conv2d(x, x.new_tensor(horizontal).view(1, 1, 1, -1))
+def _correlate(x: Tensor, taps: tuple[float, ...], dim: int, stride: int = 1) -> Tensor:
+    """Correlation along ``dim``, -2 or -1, every ``stride``-th value.
+
+    Sums of slices: autocast would round the values of a convolution, and its kernel would be copied to the device.
+    """
+    length = x.shape[dim] - len(taps) + 1
+    slices = (tap * x.narrow(dim, k, length) for k, tap in enumerate(taps) if tap)
+    total, *others = (s[..., ::stride, :] if dim == -2 else s[..., ::stride] for s in slices)
+    for term in others:
+        total = total + term
+    return total
 
 
 def spatial_gradients(x: Tensor, operator: str = "difference") -> tuple[Tensor, Tensor]:
@@ -78,12 +86,11 @@ def spatial_gradients(x: Tensor, operator: str = "difference") -> tuple[Tensor, 
     if operator == "difference":
         padded = F.pad(x, (0, 1, 0, 1), mode="replicate")
         return padded[..., :-1, 1:] - x, padded[..., 1:, :-1] - x
-    with torch.autocast(x.device.type, enabled=False):
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        return (
-            _separable(padded, _SOBEL_SMOOTH, _SOBEL_DIFFERENCE),
-            _separable(padded, _SOBEL_DIFFERENCE, _SOBEL_SMOOTH),
-        )
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return (
+        _correlate(_correlate(padded, _SOBEL_SMOOTH, -2), _SOBEL_DIFFERENCE, -1),
+        _correlate(_correlate(padded, _SOBEL_DIFFERENCE, -2), _SOBEL_SMOOTH, -1),
+    )
 
 
 def _steepness(x: Tensor, operator: str) -> Tensor:
