@@ -53,8 +53,9 @@ def laplacian_loss(
 
 
 def _binomial(x: Tensor, stride: int = 1) -> Tensor:
-    padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
-    return _correlate(_correlate(padded, _BINOMIAL, -2, stride), _BINOMIAL, -1, stride) / 256
+    for dim in (-2, -1):
+        x = _correlate(_extended(x, dim, (2, 1), (-2, -3)), _BINOMIAL, dim, stride)
+    return x / 256
 
 
 def _spread(low: Tensor, like: Tensor) -> Tensor:
@@ -77,19 +78,29 @@ def _correlate(x: Tensor, taps: tuple[float, ...], dim: int, stride: int = 1) ->
     return total
 
 
+def _extended(x: Tensor, dim: int, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """``x`` with copies of its rows or columns of these indices; F.pad has no deterministic backward on a GPU."""
+
+    def copies(indices: tuple[int, ...]) -> list[Tensor]:
+        return [x.narrow(dim, i % x.shape[dim], 1) for i in indices]
+
+    return torch.cat([*copies(before), x, *copies(after)], dim)
+
+
 def spatial_gradients(x: Tensor, operator: str = "difference") -> tuple[Tensor, Tensor]:
-    """Horizontal and vertical gradient of (N, 1, H, W), same shape; 0 across the border of the image.
+    """Horizontal and vertical gradient of (N, 1, H, W), same shape; the image goes on as its border pixels.
 
     Args:
         operator: "difference": the next pixel less this one; "sobel": the 3 x 3 operator, without a scale.
     """
     if operator == "difference":
-        padded = F.pad(x, (0, 1, 0, 1), mode="replicate")
-        return padded[..., :-1, 1:] - x, padded[..., 1:, :-1] - x
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        right, below = _extended(x, -1, (), (-1,)), _extended(x, -2, (), (-1,))
+        return right[..., 1:] - x, below[..., 1:, :] - x
+    rows, columns = (_extended(x, dim, (0,), (-1,)) for dim in (-2, -1))
+    smooth_down, smooth_across = _correlate(rows, _SOBEL_SMOOTH, -2), _correlate(columns, _SOBEL_SMOOTH, -1)
     return (
-        _correlate(_correlate(padded, _SOBEL_SMOOTH, -2), _SOBEL_DIFFERENCE, -1),
-        _correlate(_correlate(padded, _SOBEL_DIFFERENCE, -2), _SOBEL_SMOOTH, -1),
+        _correlate(_extended(smooth_down, -1, (0,), (-1,)), _SOBEL_DIFFERENCE, -1),
+        _correlate(_extended(smooth_across, -2, (0,), (-1,)), _SOBEL_DIFFERENCE, -2),
     )
 
 
