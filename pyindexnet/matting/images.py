@@ -85,17 +85,24 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise OSError(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
         raise ValueError(f"{path}: the file is empty")
-    try:
+    with decoder_errors(path):
         picture, transparent = _decode(data)
+    if transparent:
+        warnings.warn(f"{path}: has transparent pixels; its alpha channel is ignored", stacklevel=2)
+    return picture
+
+
+@contextmanager
+def decoder_errors(path: Path) -> Iterator[None]:
+    """Turn what decoders raise on broken data into a ValueError that names the file."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture, or a broken one (PNG, JPEG, TIFF, WebP and BMP are read)") from None
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on broken data
+    except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"{path}: cannot be decoded: {error}") from error
-    if transparent:
-        warnings.warn(f"{path}: has transparent pixels; its alpha channel is ignored", stacklevel=2)
-    return picture
 
 
 def _decode(data: bytes) -> tuple[Picture, bool]:
