@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -94,6 +94,9 @@ class ProceduralMatting(Dataset[Item]):
 
     def __len__(self) -> int:
         return self.length
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(self.length))
 
     def __getitem__(self, index: int) -> Item:
         """Item of epoch 0."""
