@@ -3,11 +3,80 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pyindexnet import _console
 
-def evaluate(x: Annotated[Path, typer.Argument()]) -> None:
-    """Placeholder."""
+GENERATOR = "procedural"
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar=f"FOLDER|{GENERATOR}",
+            help="Folder with image/, trimap/ and alpha/, matched by file name; or the test split of the generator.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint. Without it: the trimap taken for the alpha.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Network, by name. Default: what the weights were saved from.")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Gets metrics.csv and worst.png.", show_default=False),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over 3 scales and 8 orientations; 25 times the work.")] = False,
+    sort: Annotated[str, typer.Option(help="Metric that says what is worst: sad, mse, grad or conn.")] = "sad",
+    count: Annotated[int, typer.Option(min=1, help="Items of the generator.")] = 48,
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the generator's items.")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generator.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cuda where there is one.")] = None,
+) -> None:
+    """Measure mattes: SAD, MSE, gradient and connectivity error of each picture and their means."""
+    from rich.table import Table
+
+    from pyindexnet import tune_allocator
+
+    tune_allocator()
+    with _console.input_errors():
+        from pyindexnet.matting import evaluation
+
+        if sort not in evaluation.METRICS:
+            raise ValueError(f"--sort must be one of {', '.join(evaluation.METRICS)}, got {sort!r}")
+        if weights is None and (model or option):
+            raise ValueError("--model and --option need --weights")
+        items = evaluation.open_source(source, generator=GENERATOR, count=count, size=size, seed=seed)
+        predict: evaluation.Predict = evaluation.trimap_baseline
+        if weights is not None:
+            from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
+
+            network = _console.load_model(model, _console.parse_options(option or []), weights)
+            network.to(_console.select_device(device), memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+            predict = functools.partial(predict_alpha, network)
+        if tta:
+            predict = evaluation.augmented(predict)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+        rows = list(_console.progress(evaluation.evaluate_items(predict, items), "Evaluating"))
+        means = evaluation.mean_metrics(rows)
+        gallery, worst = evaluation.worst_cases(rows, sort)
+        if output is not None:
+            from pyindexnet.matting.images import write_pictures
+
+            (output / "metrics.csv").write_text(evaluation.metrics_csv(rows), encoding="utf-8")
+            write_pictures({output / "worst.png": gallery})
+    table = Table(title=f"{len(rows)} pictures, {'untouched trimaps' if weights is None else weights}")
+    table.add_column("picture")
+    for name in evaluation.METRICS:
+        table.add_column(name, justify="right")
+    for row in (*worst, None):
+        values = means if row is None else row.metrics
+        table.add_row("mean of all" if row is None else row.name, *(f"{values[name]:.5f}" for name in evaluation.METRICS))
+    _console.table_console().print(table)

@@ -22,6 +22,7 @@ def generate(
     ],
     count: Annotated[int, typer.Option(min=1, help="Number of items.")] = 24,
     size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 320,
+    side: Annotated[int, typer.Option(min=16, help="Height of a picture in the sheet, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="Of all items.")] = 0,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
     kind: Annotated[list[str] | None, typer.Option(help="Kind of object; repeatable. Default: all.")] = None,
@@ -44,7 +45,7 @@ def generate(
         )
         if output.suffix:
             items = _console.progress(data, "Generating")
-            write_pictures({output: sample_sheet(list(items), columns=4 if count > 3 else count)})
+            write_pictures({output: sample_sheet(list(items), columns=min(count, 4), side=side)})
         else:
             folders = {key: output / key for key in ("image", "trimap", "alpha", "foreground", "background")}
             for folder in folders.values():

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pyindexnet.matting.metrics import evaluate_pair
-from pyindexnet.matting.procedural import Item, as_picture, tile
+from pyindexnet.matting.procedural import Item, ProceduralMatting, as_picture, tile
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -151,3 +151,8 @@ def _fit(picture: np.ndarray, side: int) -> np.ndarray:
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
     cell[top : top + size[1], left : left + size[0]] = small
     return cell
+
+
+def open_source(source: str, *, generator: str, count: int, size: int, seed: int) -> Iterable[Item]:
+    """Items to evaluate on: the test split of the generator where ``source`` is its name."""
+    return ProceduralMatting((size, size), count, seed=seed, split="test")

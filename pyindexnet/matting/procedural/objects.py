@@ -82,7 +82,8 @@ def hair(rng: Rng, size: Size) -> Layer:
         sheet = stroke_coverage(list(lines[part]), size, widths[part].tolist())
         tips = stroke_coverage([line[:7] for line in lines[part]], size, (widths[part] * 1.4).tolist())
         alpha = 1 - (1 - alpha) * (1 - np.maximum(sheet * np.float32(uniform(rng, 0.6, 1)), tips))
-    colour = _strand_colours(rng, size, base, lines, width)
+    coat = _coat(rng, centre, radius, radius * uniform(rng, 0.3, 1), int(rng.integers(100, 500)), points=12)
+    colour = _strand_colours(rng, size, base, np.concatenate([coat, lines]), width)
     if long or rng.random() < 0.4:
         colour = _face(rng, size, colour, centre, radius)
     if rng.random() < 0.6:  # a body below the head
@@ -119,10 +120,8 @@ def fur(rng: Rng, size: Size) -> Layer:
     thick = stroke_coverage([line[:4] for line in lines], size, (width * 1.5 * rng.lognormal(0, 0.2, count)).tolist())
     thin = stroke_coverage(list(lines), size, (width * 0.7 * rng.lognormal(0, 0.2, count)).tolist())
     alpha = np.maximum(fill_coverage([body], size), 1 - (1 - thick) * (1 - thin))
-    inner = rng.random((count, 2)) * size[::-1]  # hairs on the body, which only colour it
-    turned = uniform(rng, 0, 2 * np.pi) + rng.normal(0, 0.5, count)
-    coat = strands(rng, inner, turned, np.full(count, length), bend=0.4, curl=0.2, points=5)
-    return Layer(alpha, _strand_colours(rng, size, base, np.concatenate([coat, _resample(lines, 5)]), width))
+    coat = _coat(rng, centre, radius, length, count)
+    return Layer(alpha, _strand_colours(rng, size, base, np.concatenate([coat, lines]), width))
 
 
 def foliage(rng: Rng, size: Size) -> Layer:
@@ -188,8 +187,11 @@ def _face(rng: Rng, size: Size, colour: Array, centre: tuple[float, float], radi
     return colour + mask * (texture(rng, size, skin) - colour)
 
 
-def _resample(lines: Array, points: int) -> Array:
-    return lines[:, np.linspace(0, lines.shape[1] - 1, points).round().astype(int)]
+def _coat(rng: Rng, centre: tuple[float, float], radius: float, length: float, count: int, points: int = 6) -> Array:
+    """Hairs that lie on a body and only colour it, combed one way."""
+    roots = np.asarray(centre) + rng.normal(0, radius * 0.6, (count, 2))
+    angles = uniform(rng, 0, 2 * np.pi) + rng.normal(0, 0.4, count)
+    return strands(rng, roots, angles, np.full(count, length), bend=0.5, curl=0.2, points=points)
 
 
 def _coat_colour(rng: Rng) -> Array:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
@@ -95,11 +96,19 @@ def make_source(config: TrainingConfig) -> ItemSource:
 
 
 def make_loader(source: ItemSource, sampler: StepSampler, *, workers: int, pin: bool) -> DataLoader[Batch]:
-    """Micro-batches in the order of the sampler, the same for any number of workers."""
+    """Micro-batches in the order of the sampler, the same for any number of workers.
+
+    Workers come from a clean server process: forked from this one they may inherit OpenCV's thread pool mid-flight and hang.
+    """
+    context = None
+    if workers:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pyindexnet.matting.training.data"])
     return DataLoader(
         _Positions(source),
         batch_sampler=sampler,
         num_workers=workers,
+        multiprocessing_context=context,
         collate_fn=collate,
         pin_memory=pin,
         worker_init_fn=_quiet_worker,
