@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -47,12 +48,17 @@ def evaluate(
     tune_allocator()
     with _console.input_errors():
         from pyindexnet.matting import evaluation
+        from pyindexnet.matting.procedural import Item, ProceduralMatting
 
         if sort not in evaluation.METRICS:
             raise ValueError(f"--sort must be one of {', '.join(evaluation.METRICS)}, got {sort!r}")
         if weights is None and (model or option):
             raise ValueError("--model and --option need --weights")
-        items = evaluation.open_source(source, generator=GENERATOR, count=count, size=size, seed=seed)
+        items: Iterable[Item]
+        if source == GENERATOR:
+            items = ProceduralMatting((size, size), count, seed=seed, split="test")
+        else:
+            items = evaluation.read_folder(Path(source))
         predict: evaluation.Predict = evaluation.trimap_baseline
         if weights is not None:
             from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha

@@ -8,13 +8,17 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from pyindexnet.matting.images import READABLE, read_picture, to_unit
 from pyindexnet.matting.metrics import evaluate_pair
-from pyindexnet.matting.procedural import Item, ProceduralMatting, as_picture, tile
+from pyindexnet.matting.procedural import Item, as_picture, tile
+from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, UNKNOWN, fit_trimap, quantize_trimap
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -60,12 +64,12 @@ def evaluate_items(predict: Predict, items: Iterable[Item]) -> Iterator[Row]:
 
 def trimap_levels(trimap: np.ndarray) -> np.ndarray:
     """A trimap of {0, 0.5, 1} as uint8 of 0, 128, 255."""
-    return np.where(trimap == 0.5, 128, trimap * 255).astype(np.uint8)
+    return np.where(trimap == 0.5, UNKNOWN, trimap * FOREGROUND).astype(np.uint8)
 
 
 def trimap_baseline(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
     """The trimap taken for the alpha, unknown pixels at one half: what a network must beat."""
-    return np.where(trimap == 128, np.float32(0.5), trimap.astype(np.float32) / 255)
+    return np.where(trimap == UNKNOWN, np.float32(0.5), trimap.astype(np.float32) / 255)
 
 
 def augmented(predict: Predict) -> Predict:
@@ -90,8 +94,8 @@ def augmented(predict: Predict) -> Predict:
                 alpha = orient_back(turned, orientation)
                 total += alpha if scale == 1 else cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC)
         alpha = np.clip(total / (len(SCALES) * ORIENTATIONS), 0, 1).astype(np.float32)
-        alpha[trimap == 0] = 0
-        alpha[trimap == 255] = 1
+        alpha[trimap == BACKGROUND] = 0
+        alpha[trimap == FOREGROUND] = 1
         return alpha
 
     return mean
@@ -153,6 +157,39 @@ def _fit(picture: np.ndarray, side: int) -> np.ndarray:
     return cell
 
 
-def open_source(source: str, *, generator: str, count: int, size: int, seed: int) -> Iterable[Item]:
-    """Items to evaluate on: the test split of the generator where ``source`` is its name."""
-    return ProceduralMatting((size, size), count, seed=seed, split="test")
+def read_folder(folder: Path) -> Iterator[Item]:
+    """Items of a folder with sub-folders ``image``, ``trimap`` and ``alpha``, matched by file name without suffix.
+
+    Raises:
+        ValueError: a sub-folder is absent or empty, a picture has no partner, or a size differs. OSError: a file.
+    """
+    paths = {key: pictures_by_stem(folder / key) for key in ("image", "trimap", "alpha")}
+    for key, found in paths.items():
+        lone = sorted(set(paths["image"]) ^ set(found))
+        if lone:
+            raise ValueError(f"{folder / key}: must hold the same names as {folder / 'image'}, differs in {', '.join(lone)}")
+    for stem, path in paths["image"].items():
+        image, trimap, alpha = read_picture(path), read_picture(paths["trimap"][stem]), read_picture(paths["alpha"][stem])
+        drawn = fit_trimap(trimap, image, name=str(paths["trimap"][stem]))
+        levels = quantize_trimap(drawn, lossy=trimap.lossy, name=str(paths["trimap"][stem]))
+        truth = to_unit(fit_trimap(alpha, image, name=str(paths["alpha"][stem])))
+        yield {
+            "image": torch.from_numpy(np.ascontiguousarray(to_unit(image.rgb()).transpose(2, 0, 1))),
+            "trimap": torch.from_numpy(np.where(levels == UNKNOWN, 0.5, levels / np.float32(255)).astype(np.float32))[None],
+            "alpha": torch.from_numpy(truth if truth.ndim == 2 else truth[:, :, 1].copy())[None],
+            "name": stem,
+        }
+
+
+def pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """Pictures of a folder by file name without suffix, sorted; raises ValueError where there are none or two of one name."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: must be a folder of pictures")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith(".")):
+        if path.stem in found:
+            raise ValueError(f"{folder}: must hold one picture named {path.stem}, has {found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    if not found:
+        raise ValueError(f"{folder}: has no pictures ({', '.join(READABLE)})")
+    return found
