@@ -63,7 +63,7 @@ def hair(rng: Rng, size: Size) -> Layer:
     side = min(size)
     centre, radius = place(rng, size, 0.14, 0.3)
     head = outline(rng, centre, radius, roughness=0.12)
-    base, width = _coat_colour(rng), line_width(rng, size)
+    base, width = _coat_colour(rng), 0.7 * line_width(rng, size)
     locks, each = int(rng.integers(8, 45)), int(rng.integers(6, 30))
     index = rng.integers(0, len(head), locks)
     direction = normals(head)[index] + rng.normal(0, uniform(rng, 0.2, 1.0), locks)
