@@ -18,6 +18,8 @@ from pyindexnet.matting.procedural.raster import Array, Layer, Rng, blur, unifor
 from pyindexnet.matting.procedural.textures import background
 
 Item = dict[str, Tensor | str]
+#: (epoch, index) of an item.
+Key = tuple[int, int]
 
 #: Objects by name, and how often each is drawn.
 OBJECTS: dict[str, tuple[Callable[[Rng, tuple[int, int]], Layer], float]] = {
@@ -98,16 +100,13 @@ class ProceduralMatting(Dataset[Item]):
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(self.length))
 
-    def __getitem__(self, index: int) -> Item:
-        """Item of epoch 0."""
-        return self.item(0, index)
-
-    def item(self, epoch: int, index: int) -> Item:
-        """Item ``index`` of an epoch; every epoch has new ones, except in the test split.
+    def __getitem__(self, key: int | Key) -> Item:
+        """Item of (epoch, index), or of epoch 0 for an index alone; every epoch has new ones, except in the test split.
 
         Raises:
-            IndexError: ``index`` is not in [0, length).
+            IndexError: the index is not in [0, length).
         """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < self.length:
             raise IndexError(f"ProceduralMatting: index must be in [0, {self.length}), got {index}")
         epoch = epoch if self.split == "train" else 0

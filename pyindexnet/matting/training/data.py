@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import cv2
 import torch
@@ -13,32 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pyindexnet.matting.inference import IMAGENET_MEAN, IMAGENET_STD, TrimapEncoding
-from pyindexnet.matting.procedural import Item, ProceduralMatting
+from pyindexnet.matting.procedural import Item, Key, ProceduralMatting
 from pyindexnet.matting.training.config import TrainingConfig
 
 Batch = dict[str, Any]
-Position = tuple[int, int]
 
 
-class ItemSource(Protocol):
-    """What a run draws from: ``item(epoch, index)`` is a pure function, see :class:`ProceduralMatting`."""
-
-    def __len__(self) -> int: ...
-
-    def item(self, epoch: int, index: int) -> Item: ...
-
-
-class _Positions(Dataset[Item]):
-    """Items by (epoch, index)."""
-
-    def __init__(self, source: ItemSource) -> None:
-        self.source = source
-
-    def __getitem__(self, position: Position) -> Item:
-        return self.source.item(*position)
-
-
-class StepSampler(Sampler[list[Position]]):
+class StepSampler(Sampler[list[Key]]):
     """Micro-batches of one process: each epoch is a permutation, cut into steps, micro-batches and processes in this order.
 
     Args:
@@ -65,14 +46,14 @@ class StepSampler(Sampler[list[Position]]):
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Position]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         size = self.batch_size // (self.accumulate * self.count)
         for step in range(self.start, self.stop):
             for micro in range(self.accumulate):
                 first = step * self.batch_size + (micro * self.count + self.rank) * size
                 yield [self._position(first + i) for i in range(size)]
 
-    def _position(self, number: int) -> Position:
+    def _position(self, number: int) -> Key:
         epoch, at = divmod(number, self.length)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
@@ -89,13 +70,13 @@ def mixed_seed(*numbers: int) -> int:
     return state >> 1
 
 
-def make_source(config: TrainingConfig) -> ItemSource:
+def make_source(config: TrainingConfig) -> ProceduralMatting:
     """The items that a configuration asks for."""
     options = config.data.model_dump(exclude={"source", "length"})
     return ProceduralMatting((config.crop, config.crop), config.data.length, seed=config.seed, **options)
 
 
-def make_loader(source: ItemSource, sampler: StepSampler, *, workers: int, pin: bool) -> DataLoader[Batch]:
+def make_loader(source: Dataset[Item], sampler: StepSampler, *, workers: int, pin: bool) -> DataLoader[Batch]:
     """Micro-batches in the order of the sampler, the same for any number of workers.
 
     Workers come from a clean server process: forked from this one they may inherit OpenCV's thread pool mid-flight and hang.
@@ -105,7 +86,7 @@ def make_loader(source: ItemSource, sampler: StepSampler, *, workers: int, pin: 
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pyindexnet.matting.training.data"])
     return DataLoader(
-        _Positions(source),
+        source,
         batch_sampler=sampler,
         num_workers=workers,
         multiprocessing_context=context,

@@ -55,19 +55,19 @@ def test_soft_kinds_are_soft(kind: str) -> None:
 def test_items_depend_on_split_seed_epoch_and_index_alone() -> None:
     data = ProceduralMatting(SIZE, 10, seed=3)
     again = ProceduralMatting(SIZE, 10, seed=3)
-    again.item(4, 2)  # what was made before does not matter
-    first = tensors(data.item(1, 7))
-    for key, value in tensors(again.item(1, 7)).items():
+    again[4, 2]  # what was made before does not matter
+    first = tensors(data[1, 7])
+    for key, value in tensors(again[1, 7]).items():
         assert torch.equal(value, first[key])
-    others = [data.item(1, 8), data.item(2, 7), ProceduralMatting(SIZE, 10, seed=4).item(1, 7)]
-    others.append(ProceduralMatting(SIZE, 10, seed=3, split="test").item(1, 7))
+    others = [data[1, 8], data[2, 7], ProceduralMatting(SIZE, 10, seed=4)[1, 7]]
+    others.append(ProceduralMatting(SIZE, 10, seed=3, split="test")[1, 7])
     for other in others:
         assert not torch.equal(tensors(other)["image"], first["image"])
 
 
 def test_test_split_is_the_same_in_every_epoch() -> None:
     data = ProceduralMatting(SIZE, 3, split="test")
-    assert torch.equal(tensors(data.item(0, 1))["image"], tensors(data.item(5, 1))["image"])
+    assert torch.equal(tensors(data[0, 1])["image"], tensors(data[5, 1])["image"])
 
 
 def test_another_process_makes_the_same_item() -> None:
