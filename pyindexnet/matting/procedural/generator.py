@@ -186,12 +186,13 @@ def _camera(rng: Rng, foreground: Array, behind: Array) -> tuple[Array, Array]:
     for part in (foreground, behind):
         tone, gain = np.exp(rng.normal(0, 0.25)), 1 + rng.normal(0, 0.12)
         parts.append(np.clip(np.clip(part, 0, 1) ** np.float32(tone) * np.float32(gain), 0, 1))
-    sigma = rng.exponential(0.012) * (rng.random() < 0.7)
-    noise = np.float32(sigma) * rng.standard_normal(behind.shape, dtype=np.float32)
-    if rng.random() < 0.5:
-        noise = blur(noise, 0.6)
-    foreground, behind = (np.clip(part.astype(np.float32) + noise, 0, 1) for part in parts)
-    return foreground, behind
+    foreground, behind = parts
+    if rng.random() < 0.7:
+        noise = np.float32(rng.exponential(0.012)) * rng.standard_normal(behind.shape, dtype=np.float32)
+        if rng.random() < 0.5:
+            noise = blur(noise, 0.6)
+        foreground, behind = np.clip(foreground + noise, 0, 1), np.clip(behind + noise, 0, 1)
+    return foreground.astype(np.float32), behind.astype(np.float32)
 
 
 def _channels_first(picture: Array) -> Tensor:
