@@ -43,7 +43,7 @@ def quantize_trimap(values: np.ndarray, *, lossy: bool = False, name: str = "tri
     Warns:
         UserWarning: more than three levels, such as a soft alpha.
     """
-    levels = _as_8_bit(_as_grey(np.asarray(values), name), name)
+    levels = as_8_bit(as_grey(np.asarray(values), name), name)
     tolerance = LOSSY_TOLERANCE if lossy else TOLERANCE
     trimap = np.full(levels.shape, UNKNOWN, np.uint8)
     trimap[levels <= tolerance] = BACKGROUND
@@ -98,7 +98,8 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _as_grey(values: np.ndarray, name: str) -> np.ndarray:
+def as_grey(values: np.ndarray, name: str) -> np.ndarray:
+    """The one channel of a picture (H, W), or (H, W, 3) with equal channels; ValueError for colours."""
     if values.ndim == 2:
         return values
     if values.ndim != 3 or values.shape[2] != 3:
@@ -110,7 +111,8 @@ def _as_grey(values: np.ndarray, name: str) -> np.ndarray:
     return values[:, :, 1]
 
 
-def _as_8_bit(grey: np.ndarray, name: str) -> np.ndarray:
+def as_8_bit(grey: np.ndarray, name: str) -> np.ndarray:
+    """Pixels as uint8, from uint8 or uint16 (any shape); TypeError for another dtype."""
     if grey.dtype == np.uint8:
         return grey
     if grey.dtype == np.uint16:
