@@ -14,7 +14,7 @@ from pyindexnet.cli import app
 
 CONFIG = """
 model: {options: {index_network: o2o_stagewise, width: 0.0625, decoder_kernel_size: 3}}
-data: {length: 4, kinds: [bubbles]}
+data: {source: procedural, length: 4, kinds: [bubbles]}
 crop: 32
 batch_size: 2
 loss: {alpha: 1}
@@ -92,7 +92,7 @@ def test_generate_writes_a_sheet(tmp_path: Path) -> None:
     [
         (("evaluate", "procedural", "--sort", "loss"), "--sort must be one of sad, mse, grad, conn, got 'loss'"),
         (("evaluate", "procedural", "--model", "tmfnet"), "--model and --option need --weights"),
-        (("evaluate", "absent"), "absent/image: must be a folder of pictures"),
+        (("evaluate", "absent"), "absent/image: no such folder"),
         (("generate", "out", "--split", "val"), "split must be one of train, test, got 'val'"),
         (("train", "absent.yaml", "-o", "out"), "absent.yaml: no such file, nor one of the shipped"),
     ],

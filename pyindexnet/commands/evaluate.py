@@ -6,11 +6,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pyindexnet import _console
+
+if TYPE_CHECKING:
+    from pyindexnet.matting.data.files import OnError
 
 GENERATOR = "procedural"
 
@@ -20,10 +23,14 @@ def evaluate(
         str,
         typer.Argument(
             metavar=f"FOLDER|{GENERATOR}",
-            help="Folder with image/, trimap/ and alpha/, matched by file name; or the test split of the generator.",
+            help="Folder of pictures with trimaps and mattes; or the test split of the generator.",
             show_default=False,
         ),
     ],
+    layout: Annotated[
+        str, typer.Option(help="Of the folder: plain (image/, trimap/, alpha/, same file names), aim_500 or composition_1k.")
+    ] = "plain",
+    on_error: Annotated[str, typer.Option(help="At a missing or broken file: stop, or skip it with a warning.")] = "stop",
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Checkpoint. Without it: the trimap taken for the alpha.")
     ] = None,
@@ -46,9 +53,11 @@ def evaluate(
     from pyindexnet import tune_allocator
 
     tune_allocator()
-    with _console.input_errors():
+    warned: list[str] = []
+    with _console.input_errors(), _console.collect_warnings(warned):
         from pyindexnet.matting import evaluation
-        from pyindexnet.matting.procedural import Item, ProceduralMatting
+        from pyindexnet.matting.data.compose import Item
+        from pyindexnet.matting.procedural import ProceduralMatting
 
         if sort not in evaluation.METRICS:
             raise ValueError(f"--sort must be one of {', '.join(evaluation.METRICS)}, got {sort!r}")
@@ -58,7 +67,7 @@ def evaluate(
         if source == GENERATOR:
             items = ProceduralMatting((size, size), count, seed=seed, split="test")
         else:
-            items = evaluation.read_folder(Path(source))
+            items = evaluation.open_folder(Path(source), layout, on_error=cast("OnError", on_error))
         predict: evaluation.Predict = evaluation.trimap_baseline
         if weights is not None:
             from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
@@ -86,3 +95,4 @@ def evaluate(
         values = means if row is None else row.metrics
         table.add_row("mean of all" if row is None else row.name, *(f"{values[name]:.5f}" for name in evaluation.METRICS))
     _console.table_console().print(table)
+    _console.print_warnings(warned)

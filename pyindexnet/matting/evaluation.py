@@ -13,13 +13,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from pyindexnet.matting.images import READABLE, read_picture, to_unit
+from pyindexnet.matting.data import EvaluationDataset, Photograph, aim_500, composition_1k, photographs
+from pyindexnet.matting.data.compose import Item
+from pyindexnet.matting.data.files import OnError
 from pyindexnet.matting.metrics import evaluate_pair
-from pyindexnet.matting.procedural import Item, as_picture, tile
-from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, UNKNOWN, fit_trimap, quantize_trimap
+from pyindexnet.matting.procedural import as_picture, tile
+from pyindexnet.matting.trimaps import BACKGROUND, FOREGROUND, UNKNOWN
+from pyindexnet.nn.arguments import require_one_of
 
+#: Folder layouts by name: what :func:`open_folder` reads.
+LAYOUTS: dict[str, Callable[..., list[Photograph]]] = {
+    "plain": lambda root, on_error: photographs(root / "image", root / "trimap", root / "alpha", on_error=on_error),
+    "aim_500": aim_500,
+    "composition_1k": composition_1k,
+}
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 METRICS = ("sad", "mse", "grad", "conn")
@@ -43,6 +51,20 @@ class Row:
     pictures: tuple[np.ndarray, ...]
 
 
+def open_folder(folder: Path, layout: str = "plain", *, on_error: OnError = "stop") -> Iterator[Item]:
+    """The pictures of a folder.
+
+    Args:
+        layout: "plain" (sub-folders image, trimap and alpha, matched by file name), or another of :data:`LAYOUTS`.
+        on_error: "stop" or "skip" at a missing or broken file; :func:`evaluate_items` leaves skipped ones out.
+    Raises:
+        ValueError: the layout, or nothing was found. OSError: a folder or (stop) a file is missing.
+    """
+    require_one_of("open_folder", "layout", layout, tuple(LAYOUTS))
+    data = EvaluationDataset(LAYOUTS[layout](folder, on_error=on_error), on_error=on_error)
+    return (data[index] for index in range(len(data)))
+
+
 def evaluate_items(predict: Predict, items: Iterable[Item]) -> Iterator[Row]:
     """Predict each item's alpha and measure it.
 
@@ -51,6 +73,8 @@ def evaluate_items(predict: Predict, items: Iterable[Item]) -> Iterator[Row]:
         items: with ``image``, ``trimap``, ``alpha`` and ``name``, as the data sets and the generator make them.
     """
     for item in items:
+        if "error" in item:  # skipped, with a warning
+            continue
         image = np.ascontiguousarray(np.asarray(item["image"]).transpose(1, 2, 0))
         trimap = trimap_levels(np.asarray(item["trimap"])[0])
         alpha = np.asarray(item["alpha"])[0]
@@ -155,41 +179,3 @@ def _fit(picture: np.ndarray, side: int) -> np.ndarray:
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
     cell[top : top + size[1], left : left + size[0]] = small
     return cell
-
-
-def read_folder(folder: Path) -> Iterator[Item]:
-    """Items of a folder with sub-folders ``image``, ``trimap`` and ``alpha``, matched by file name without suffix.
-
-    Raises:
-        ValueError: a sub-folder is absent or empty, a picture has no partner, or a size differs. OSError: a file.
-    """
-    paths = {key: pictures_by_stem(folder / key) for key in ("image", "trimap", "alpha")}
-    for key, found in paths.items():
-        lone = sorted(set(paths["image"]) ^ set(found))
-        if lone:
-            raise ValueError(f"{folder / key}: must hold the same names as {folder / 'image'}, differs in {', '.join(lone)}")
-    for stem, path in paths["image"].items():
-        image, trimap, alpha = read_picture(path), read_picture(paths["trimap"][stem]), read_picture(paths["alpha"][stem])
-        drawn = fit_trimap(trimap, image, name=str(paths["trimap"][stem]))
-        levels = quantize_trimap(drawn, lossy=trimap.lossy, name=str(paths["trimap"][stem]))
-        truth = to_unit(fit_trimap(alpha, image, name=str(paths["alpha"][stem])))
-        yield {
-            "image": torch.from_numpy(np.ascontiguousarray(to_unit(image.rgb()).transpose(2, 0, 1))),
-            "trimap": torch.from_numpy(np.where(levels == UNKNOWN, 0.5, levels / np.float32(255)).astype(np.float32))[None],
-            "alpha": torch.from_numpy(truth if truth.ndim == 2 else truth[:, :, 1].copy())[None],
-            "name": stem,
-        }
-
-
-def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder by file name without suffix, sorted; raises ValueError where there are none or two of one name."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: must be a folder of pictures")
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and not p.name.startswith(".")):
-        if path.stem in found:
-            raise ValueError(f"{folder}: must hold one picture named {path.stem}, has {found[path.stem].name} and {path.name}")
-        found[path.stem] = path
-    if not found:
-        raise ValueError(f"{folder}: has no pictures ({', '.join(READABLE)})")
-    return found

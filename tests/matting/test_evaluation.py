@@ -105,7 +105,7 @@ def write_folder(folder: Path) -> None:
 
 def test_folder_holds_what_was_written(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    found = {item["name"]: item for item in evaluation.read_folder(tmp_path)}
+    found = {item["name"]: item for item in evaluation.open_folder(tmp_path)}
     assert set(found) == {item["name"] for item in ITEMS}
     for item in ITEMS:
         read = found[item["name"]]
@@ -114,20 +114,19 @@ def test_folder_holds_what_was_written(tmp_path: Path) -> None:
         assert np.abs(np.asarray(read["image"]) - np.asarray(item["image"])).max() <= 0.5 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("missing", ["image", "trimap", "alpha"])
-def test_missing_partners_are_named(tmp_path: Path, missing: str) -> None:
+def test_broken_pictures_are_skipped_with_a_warning_where_asked(tmp_path: Path) -> None:
     write_folder(tmp_path)
     name = str(next(iter(ITEMS))["name"])
-    (tmp_path / missing / f"{name}.png").unlink()
-    with pytest.raises(ValueError, match=f"must hold the same names as .*image, differs in {name}".replace("+", r"\+")):
-        list(evaluation.read_folder(tmp_path))
+    (tmp_path / "alpha" / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="broken one"):
+        list(evaluation.evaluate_items(evaluation.trimap_baseline, evaluation.open_folder(tmp_path)))
+    with pytest.warns(UserWarning, match="broken one"):
+        rows = list(evaluation.evaluate_items(evaluation.trimap_baseline, evaluation.open_folder(tmp_path, on_error="skip")))
+    assert [row.name for row in rows] == sorted(str(item["name"]) for item in ITEMS if item["name"] != name)
 
 
 def test_folders_that_cannot_be_evaluated(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="image: must be a folder of pictures"):
-        list(evaluation.read_folder(tmp_path))
-    write_folder(tmp_path)
-    name = next(iter(ITEMS))["name"]
-    cv2.imwrite(str(tmp_path / "image" / f"{name}.jpg"), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match=f"must hold one picture named {name}".replace("+", r"\+")):
-        list(evaluation.read_folder(tmp_path))
+    with pytest.raises(ValueError, match="layout must be one of 'plain', 'aim_500', 'composition_1k', got 'flat'"):
+        evaluation.open_folder(tmp_path, "flat")
+    with pytest.raises(OSError, match="image"):
+        evaluation.open_folder(tmp_path)

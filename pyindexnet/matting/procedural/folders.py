@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from pyindexnet.matting.images import READABLE, read_picture, to_unit
+from pyindexnet.matting.data.files import list_pictures, read_colours, read_cutout
+from pyindexnet.matting.images import to_unit
 from pyindexnet.matting.procedural.raster import Array, Layer, Rng, uniform
 
 
@@ -24,7 +24,7 @@ class Photographs:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.paths = _pictures(folder)
+        self.paths = list_pictures(Path(folder), recursive=True)
 
     def draw(self, rng: Rng, size: tuple[int, int]) -> Array:
         """A random crop of a random photograph, (H, W, 3) float32 in [0, 1].
@@ -33,7 +33,7 @@ class Photographs:
             ValueError, OSError: the file is no picture or cannot be read.
         """
         path = self.paths[int(rng.integers(len(self.paths)))]
-        pixels = to_unit(read_picture(path).rgb())
+        pixels = to_unit(read_colours(path))
         fill = max(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
         return np.clip(_view(rng, pixels, size, max(fill, fill * uniform(rng, 1, 2.5)), border=cv2.BORDER_REFLECT_101), 0, 1)
 
@@ -48,7 +48,7 @@ class CutOuts:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.paths = _pictures(folder)
+        self.paths = list_pictures(Path(folder), recursive=True)
 
     def draw(self, rng: Rng, size: tuple[int, int]) -> tuple[str, Layer]:
         """Name and layer of a random cut-out, scaled to 0.5 to 1.3 of the frame and turned.
@@ -57,27 +57,15 @@ class CutOuts:
             ValueError: a file without an alpha channel, or a broken one. OSError: it cannot be read.
         """
         path = self.paths[int(rng.integers(len(self.paths)))]
-        pixels = _read_rgba(path)
+        rgb, matte = read_cutout(path)
+        opacity = to_unit(matte)[:, :, None]
+        # premultiplied for the interpolation, so that colours under transparency do not bleed in
+        pixels = np.dstack([to_unit(rgb) * opacity, opacity])
         fit = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
         turned = _view(rng, pixels, size, fit * uniform(rng, 0.5, 1.3), border=cv2.BORDER_CONSTANT, turn=0.5)
         alpha = np.clip(turned[:, :, 3], 0, 1)
-        # colours were premultiplied for the interpolation, so that those under transparency do not bleed in
         colour = turned[:, :, :3] / np.maximum(alpha, 1 / 512)[:, :, None]
         return path.stem, Layer(alpha, np.clip(colour, 0, 1))
-
-
-def _read_rgba(path: Path) -> Array:
-    """Premultiplied RGBA of a file, (H, W, 4) float32."""
-    try:
-        with Image.open(path) as image:
-            if not image.has_transparency_data:
-                raise ValueError("a cut-out must have an alpha channel")
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"), np.float32) / 255
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ... on broken data
-        raise ValueError(f"{path}: cannot be used: {error}") from error
-    return np.dstack([pixels[:, :, :3] * pixels[:, :, 3:], pixels[:, :, 3]])
 
 
 def _view(rng: Rng, pixels: Array, size: tuple[int, int], scale: float, *, border: int, turn: float = 0.0) -> Array:
@@ -94,13 +82,3 @@ def _view(rng: Rng, pixels: Array, size: tuple[int, int], scale: float, *, borde
     offset = frame + rng.uniform(-1, 1, 2) * room - linear @ middle
     matrix = np.column_stack([linear, offset])
     return cv2.warpAffine(pixels, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
-def _pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{root}: must be a folder of pictures")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in READABLE and not p.name.startswith("."))
-    if not found:
-        raise ValueError(f"{root}: has no pictures ({', '.join(READABLE)})")
-    return found

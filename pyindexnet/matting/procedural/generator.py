@@ -6,20 +6,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyindexnet.matting.data.compose import Item
+from pyindexnet.matting.data.dataset import Key
+from pyindexnet.matting.data.trimap import draw_trimap
 from pyindexnet.matting.procedural import media, objects
 from pyindexnet.matting.procedural.folders import CutOuts, Photographs
 from pyindexnet.matting.procedural.raster import Array, Layer, Rng, blur, uniform
 from pyindexnet.matting.procedural.textures import background
-
-Item = dict[str, Tensor | str]
-#: (epoch, index) of an item.
-Key = tuple[int, int]
+from pyindexnet.matting.trimaps import UNKNOWN
 
 #: Objects by name, and how often each is drawn.
 OBJECTS: dict[str, tuple[Callable[[Rng, tuple[int, int]], Layer], float]] = {
@@ -113,14 +112,16 @@ class ProceduralMatting(Dataset[Item]):
         rng = np.random.Generator(np.random.PCG64([SPLITS.index(self.split), self.seed, epoch, index]))
         name, layer = self._foreground(rng)
         behind = self._background(rng)
-        alpha = np.rint(np.clip(layer.alpha, 0, 1) * 255).astype(np.float32) / 255
+        levels = np.rint(np.clip(layer.alpha, 0, 1) * 255).astype(np.uint8)
+        alpha = levels.astype(np.float32) / 255
         colour, behind = _camera(rng, layer.colour, behind)
         image = behind + alpha[:, :, None] * (colour - behind)
         scale = min(self.size) / 320
         low, high = (max(1, round(radius * scale)) for radius in self.trimap_radius)
+        trimap = draw_trimap(levels, *rng.integers(low, high + 1, 2).tolist())
         return {
             "image": _channels_first(image),
-            "trimap": torch.from_numpy(random_trimap(rng, alpha, (low, high)))[None],
+            "trimap": torch.from_numpy(np.where(trimap == UNKNOWN, 0.5, trimap / 255).astype(np.float32))[None],
             "alpha": torch.from_numpy(alpha)[None],
             "foreground": _channels_first(colour),
             "background": _channels_first(behind),
@@ -157,24 +158,6 @@ class ProceduralMatting(Dataset[Item]):
         if self._photographs is not None and rng.random() < self.share:
             return self._photographs.draw(rng, self.size)
         return background(rng, self.size)
-
-
-def random_trimap(rng: Rng, alpha: Array, radius: tuple[int, int]) -> Array:
-    """Trimap of an alpha matte: what is neither 0 nor 1, grown into both sides by random distances.
-
-    Args:
-        alpha: (H, W) float32. radius: smallest and largest distance in pixels.
-    Returns:
-        (H, W) float32 in {0, 0.5, 1}.
-    """
-    inner, outer = (int(rng.integers(radius[0], radius[1] + 1)) for _ in range(2))
-    foreground = cv2.erode((alpha >= 1).astype(np.uint8), _disc(inner))
-    background = cv2.erode((alpha <= 0).astype(np.uint8), _disc(outer))
-    return (0.5 + 0.5 * foreground.astype(np.float32) - 0.5 * background.astype(np.float32)).astype(np.float32)
-
-
-def _disc(radius: int) -> Array:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _camera(rng: Rng, foreground: Array, behind: Array) -> tuple[Array, Array]:

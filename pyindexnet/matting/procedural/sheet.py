@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from pyindexnet.matting.procedural.generator import Item
+from pyindexnet.matting.data.compose import Item
 from pyindexnet.matting.procedural.raster import Array
 
 _GAP = 4

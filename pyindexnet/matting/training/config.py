@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pyindexnet.matting.data import RECIPES
 from pyindexnet.models import create_model, model_options
 
 _SHIPPED = resources.files("pyindexnet.configs")
@@ -44,13 +45,35 @@ class Model(_Section):
 class Procedural(_Section):
     """Items of :class:`pyindexnet.matting.procedural.ProceduralMatting`; folders and ``share`` as there."""
 
-    source: Literal["procedural"] = "procedural"
+    source: Literal["procedural"]
     length: int = Field(default=10_000, ge=1)
     foregrounds: Path | None = None
     backgrounds: Path | None = None
     share: float = Field(default=0.5, ge=0, le=1)
     kinds: tuple[str, ...] | None = None
     trimap_radius: tuple[int, int] = (1, 20)
+
+
+class Composition(_Section):
+    """Foregrounds of a data set over photographs: :class:`pyindexnet.matting.data.CompositionDataset`.
+
+    ``foregrounds``: root of the ``layout``; ``length``: items of an epoch, None: one for each foreground.
+    """
+
+    source: Literal["composition"]
+    foregrounds: Path
+    backgrounds: Path
+    layout: Literal["adobe", "distinctions_646", "cutouts"] = "cutouts"
+    recipe: str = "indexnet"
+    length: int | None = Field(default=None, ge=1)
+    on_error: Literal["stop", "skip"] = "stop"
+    cache_megabytes: float = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _known(self) -> Composition:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        return self
 
 
 class Loss(_Section):
@@ -139,7 +162,7 @@ class TrainingConfig(_Section):
     """
 
     model: Model = Model()
-    data: Procedural = Procedural()
+    data: Procedural | Composition = Field(default=Procedural(source="procedural"), discriminator="source")
     crop: int = Field(default=320, ge=32)
     batch_size: int = Field(default=16, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -163,6 +186,8 @@ class TrainingConfig(_Section):
         return self
 
 
+#: Sections that ``data.source`` names; pydantic puts the name into the path of a problem.
+_SOURCES: dict[Any, type[_Section]] = {"procedural": Procedural, "composition": Composition}
 #: Keys that may change between a checkpoint and the run that goes on from it.
 MAY_CHANGE = ("workers", "checkpoints", "log", "validation", "export")
 
@@ -209,10 +234,10 @@ def check_config(values: dict[str, Any], label: str = "config") -> TrainingConfi
 
 
 def _problem(details: Any) -> str:
-    where = ".".join(str(part) for part in details["loc"]) or "config"
+    path = tuple(part for part in details["loc"] if part not in _SOURCES)
+    where = ".".join(str(part) for part in path) or "config"
     if details["type"] == "extra_forbidden":
-        known = _keys(details["loc"][:-1])
-        close = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
+        close = difflib.get_close_matches(str(path[-1]), _keys(details["loc"][:-1]), n=1)
         return f"{where} is no known key" + (f" (did you mean {close[0]}?)" if close else "")
     message = details["msg"].removeprefix("Value error, ")
     got = "" if details["type"] in ("missing", "value_error") else f", got {details['input']!r}"
@@ -222,7 +247,7 @@ def _problem(details: Any) -> str:
 def _keys(path: tuple[Any, ...]) -> list[str]:
     section: Any = TrainingConfig
     for part in path:
-        section = section.model_fields[part].annotation
+        section = _SOURCES.get(part) or section.model_fields[part].annotation
     return list(section.model_fields)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pyindexnet.matting.data import RECIPES, CompositionDataset, adobe, cutouts, distinctions_646, list_pictures
+from pyindexnet.matting.data.compose import Item
+from pyindexnet.matting.data.dataset import Key
 from pyindexnet.matting.inference import IMAGENET_MEAN, IMAGENET_STD, TrimapEncoding
-from pyindexnet.matting.procedural import Item, Key, ProceduralMatting
-from pyindexnet.matting.training.config import TrainingConfig
+from pyindexnet.matting.procedural import ProceduralMatting
+from pyindexnet.matting.training.config import Procedural, TrainingConfig
 
 Batch = dict[str, Any]
 
@@ -70,10 +74,26 @@ def mixed_seed(*numbers: int) -> int:
     return state >> 1
 
 
-def make_source(config: TrainingConfig) -> ProceduralMatting:
-    """The items that a configuration asks for."""
-    options = config.data.model_dump(exclude={"source", "length"})
-    return ProceduralMatting((config.crop, config.crop), config.data.length, seed=config.seed, **options)
+def make_source(config: TrainingConfig) -> ProceduralMatting | CompositionDataset:
+    """The data set that a configuration asks for; items by (epoch, index)."""
+    if isinstance(config.data, Procedural):
+        options = config.data.model_dump(exclude={"source", "length"})
+        return ProceduralMatting((config.crop, config.crop), config.data.length, seed=config.seed, **options)
+    root, on_error = config.data.foregrounds, config.data.on_error
+    if config.data.layout == "cutouts":
+        foregrounds = cutouts(root)
+    else:
+        layout = adobe if config.data.layout == "adobe" else distinctions_646
+        foregrounds = layout(root, on_error=on_error)
+    return CompositionDataset(
+        foregrounds,
+        list_pictures(config.data.backgrounds, recursive=True),
+        dataclasses.replace(RECIPES[config.data.recipe], size=config.crop),
+        seed=config.seed,
+        length=config.data.length,
+        on_error=on_error,
+        cache_megabytes=config.data.cache_megabytes,
+    )
 
 
 def make_loader(source: Dataset[Item], sampler: StepSampler, *, workers: int, pin: bool) -> DataLoader[Batch]:
@@ -107,7 +127,7 @@ def collate(items: Sequence[Item]) -> Batch:
     batch: Batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]
-        batch[key] = torch.stack(values) if isinstance(first, Tensor) else values  # type: ignore[arg-type]
+        batch[key] = torch.stack(values) if isinstance(first, Tensor) else values
     return batch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pyindexnet.matting.inference import stack_input
 from pyindexnet.matting.procedural import ProceduralMatting
 from pyindexnet.matting.training import check_config, load_config, shipped_configs
 from pyindexnet.matting.training.config import Schedule
-from pyindexnet.matting.training.data import StepSampler, make_loader, network_input
+from pyindexnet.matting.training.data import StepSampler, make_loader, make_source, network_input
 from pyindexnet.matting.training.optimization import schedule_factor
 
 LEAST = {"loss": {"alpha": 1}, "schedule": {"steps": 2}}
@@ -40,6 +41,9 @@ def test_shipped_configurations_build_their_model(name: str) -> None:
         ({"model": {"name": "indexnet"}}, "model: create_model: name must be one of"),
         ({"model": {"options": {"widht": 1}}}, "model: options must be of .* got 'widht'"),
         ({"batch_size": 6, "accumulate": 4}, r"batch_size must be a multiple of accumulate \(4\), got 6"),
+        ({"data": {"length": 3}}, r"data: .*source"),
+        ({"data": {"source": "procedural", "lenght": 3}}, r"data\.lenght is no known key \(did you mean length\?\)"),
+        ({"data": {"source": "composition", "foregrounds": "a", "backgrounds": "b", "recipe": "dim"}}, "data: recipe must be"),
         ({"optimizer": {"lr": "fast"}}, r"optimizer\.lr: .*, got 'fast'"),
         ({"optimizer": {"lr": float("nan")}}, r"optimizer\.lr: .*finite"),
     ],
@@ -103,6 +107,21 @@ def test_workers_do_not_change_the_batches() -> None:
     for here, there in zip(*batches, strict=True):
         assert here["name"] == there["name"]
         assert torch.equal(here["image"], there["image"])
+
+
+def test_own_pictures_are_composed(tmp_path: Path) -> None:
+    for folder in ("cutouts", "photographs"):
+        (tmp_path / folder).mkdir()
+    rgba = np.full((60, 60, 4), 255, np.uint8)
+    rgba[:20, :, 3], rgba[20:30, :, 3] = 0, 128
+    cv2.imwrite(str(tmp_path / "cutouts" / "a.png"), rgba)
+    cv2.imwrite(str(tmp_path / "photographs" / "b.png"), np.zeros((50, 70, 3), np.uint8))
+    data = {"source": "composition", "foregrounds": str(tmp_path / "cutouts"), "backgrounds": str(tmp_path / "photographs")}
+    source = make_source(check_config({**LEAST, "data": {**data, "length": 3}, "crop": 40}))
+    assert len(source) == 3
+    item = source[(1, 2)]
+    assert item["image"].shape == (3, 40, 40)
+    assert set(item) >= {"image", "trimap", "alpha", "foreground", "background", "name"}
 
 
 @pytest.mark.parametrize(

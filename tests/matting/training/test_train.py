@@ -26,7 +26,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_loss_falls_and_weights_load(tmp_path: Path) -> None:
-    config = tiny.tiny_config(data={"length": 10}, schedule={"steps": 40}, optimizer={"lr": 0.01}, export="float16")
+    config = tiny.tiny_config(
+        data={"source": "procedural", "length": 10}, schedule={"steps": 40}, optimizer={"lr": 0.01}, export="float16"
+    )
     result = train(config, tmp_path, quiet=True)
     course = losses(tmp_path)
     assert len(course) == 40

@@ -19,7 +19,7 @@ def tiny_config(**values: Any) -> TrainingConfig:
     """Six steps of a network of width 1/16; ``values`` replace sections."""
     base: dict[str, Any] = {
         "model": MODEL,
-        "data": {"length": 10, "kinds": ["bubbles", "grass"]},
+        "data": {"source": "procedural", "length": 10, "kinds": ["bubbles", "grass"]},
         "crop": 32,
         "batch_size": 4,
         "loss": {"alpha": 1.0, "composition": 1.0},
