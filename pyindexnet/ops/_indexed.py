@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..reference.normalization import NORMALIZATIONS
 from ._common import check_choice, check_same, check_tensor
+from ._register import Sizes, check_image
 
 RATIOS = (2, 3, 4)
 
@@ -14,12 +15,6 @@ RATIOS = (2, 3, 4)
 def check_options(op: str, ratio: int, normalization: str) -> None:
     check_choice(op, "ratio", ratio, RATIOS)
     check_choice(op, "normalization", normalization, NORMALIZATIONS)
-
-
-def check_image(op: str, name: str, x: Tensor) -> None:
-    check_tensor(op, name, x, ("N", "C", "H", "W"))
-    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{op}: {name} must have C, H and W of at least 1, got {tuple(x.shape)}")
 
 
 def check_logits(op: str, x: Tensor, logits: Tensor, ratio: int, h: int, w: int) -> None:
@@ -34,8 +29,10 @@ def check_logits(op: str, x: Tensor, logits: Tensor, ratio: int, h: int, w: int)
     check_same(op, "logits", logits, x)
 
 
-def check_grad(op: str, name: str, grad: Tensor, x: Tensor, size: tuple[int, ...]) -> None:
-    check_tensor(op, name, grad, ("N", "C", "H", "W"))
-    if tuple(grad.shape) != size:
-        raise ValueError(f"{op}: {name} must be {size}, got {tuple(grad.shape)}")
-    check_same(op, name, grad, x)
+def pooled_sizes(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Sizes:
+    """Checks the arguments of a pooling; the size of the pooled map."""
+    check_options(op, ratio, normalization)
+    check_image(op, "x", x)
+    h, w = (-(-side // ratio) for side in x.shape[2:])
+    check_logits(op, x, logits, ratio, h, w)
+    return ((*x.shape[:2], h, w),)

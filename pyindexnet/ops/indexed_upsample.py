@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""indexed_upsample: schema, fake, autograd, public function."""
+"""indexed_upsample: registration, public function."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..reference.index_cell import like, like_logits, memory_format
 from ..reference.indexed_upsample import (
     indexed_upsample_backward_reference,
     indexed_upsample_double_backward_reference,
     indexed_upsample_reference,
 )
-from ._common import Definition, autocast_inputs, dispatch, register_family
-from ._indexed import check_grad, check_image, check_logits, check_options
+from ._common import autocast_inputs, dispatch
+from ._indexed import check_logits, check_options
+from ._register import Sizes, check_image, register_operator
 
 _OP = "indexed_upsample"
 
@@ -42,97 +40,25 @@ def _check(
     return height, width
 
 
-def _check_forward(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> None:
-    _check(_OP, x, logits, ratio, normalization, (height, width))
+def _sizes(op: str, x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Sizes:
+    return ((*x.shape[:2], *_check(op, x, logits, ratio, normalization, (height, width))),)
 
 
-def _check_backward(
-    grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
-) -> None:
-    op = "indexed_upsample_backward"
+def _backward_sizes(op: str, grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str) -> Sizes:
     check_image(op, "grad", grad)
-    _check(op, x, logits, ratio, normalization, grad.shape[2:])
-    check_grad(op, "grad", grad, x, (x.shape[0], x.shape[1], *grad.shape[2:]))
+    return _sizes(op, x, logits, ratio, normalization, *grad.shape[2:])
 
 
-def _fake(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
-    size = (x.shape[0], x.shape[1], height, width)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-
-
-def _fake_backward(
-    grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
-) -> tuple[Tensor, Tensor]:
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
-
-
-def _reference(x: Tensor, logits: Tensor, ratio: int, normalization: str, height: int, width: int) -> Tensor:
-    return like(indexed_upsample_reference(x, logits, ratio, normalization, height, width), x)
-
-
-def _reference_backward(
-    grad: Tensor, x: Tensor, logits: Tensor, ratio: int, normalization: str, need_x: bool, need_logits: bool
-) -> tuple[Tensor, Tensor]:
-    grad_x, grad_logits = indexed_upsample_backward_reference(grad, x, logits, ratio, normalization)
-    return (
-        like(grad_x, x) if need_x else x.new_empty(0),
-        like_logits(grad_logits, logits) if need_logits else x.new_empty(0),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, logits, ctx.ratio, ctx.normalization, _, _ = inputs
-    ctx.save_for_backward(x, logits)
-
-
-def _backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, logits = ctx.saved_tensors
-    need_x, need_logits = ctx.needs_input_grad[:2]
-    grad_x, grad_logits = call("indexed_upsample_backward", grad, x, logits, ctx.ratio, ctx.normalization, need_x, need_logits)
-    return grad_x if need_x else None, grad_logits if need_logits else None, None, None, None, None
-
-
-def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    grad, x, logits, ctx.ratio, ctx.normalization, ctx.need_x, ctx.need_logits = inputs
-    ctx.save_for_backward(grad, x, logits)
-
-
-def _double_backward(call: Any, ctx: Any, grad_grad_x: Tensor, grad_grad_logits: Tensor) -> tuple[Any, ...]:
-    grad, x, logits = ctx.saved_tensors
-    grads = indexed_upsample_double_backward_reference(
-        grad_grad_x if ctx.need_x else torch.zeros_like(x),
-        grad_grad_logits if ctx.need_logits else torch.zeros_like(logits),
-        grad,
-        x,
-        logits,
-        ctx.ratio,
-        ctx.normalization,
-    )
-    return *(g.to(t.dtype) for g, t in zip(grads, (grad, x, logits), strict=True)), None, None, None, None
-
-
-register_family(
+register_operator(
     _OP,
-    Definition(
-        "indexed_upsample",
-        "(Tensor x, Tensor logits, int ratio, str normalization, SymInt height, SymInt width) -> Tensor",
-        _check_forward,
-        _fake,
-        _reference,
-        _setup_context,
-        _backward,
-    ),
-    Definition(
-        "indexed_upsample_backward",
-        "(Tensor grad, Tensor x, Tensor logits, int ratio, str normalization, bool need_x, bool need_logits)"
-        " -> (Tensor, Tensor)",
-        _check_backward,
-        _fake_backward,
-        _reference_backward,
-        _setup_context_backward,
-        _double_backward,
-    ),
+    tensors=("x", "logits"),
+    options="int ratio, str normalization",
+    forward_options="SymInt height, SymInt width",
+    sizes=_sizes,
+    backward_sizes=_backward_sizes,
+    reference=indexed_upsample_reference,
+    backward_reference=indexed_upsample_backward_reference,
+    double_backward_reference=indexed_upsample_double_backward_reference,
 )
 
 

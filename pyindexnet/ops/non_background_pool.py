@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""non_background_pool: schema, fake, autograd, public function."""
+"""non_background_pool: registration, public function."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference.index_cell import like, memory_format
 from ..reference.non_background_pool import (
     non_background_pool_backward_reference,
     non_background_pool_double_backward_reference,
     non_background_pool_reference,
 )
-from ._common import Definition, autocast_inputs, check_same, check_tensor, dispatch, register_family
-from ._indexed import check_grad, check_image
+from ._common import autocast_inputs, check_same, check_tensor, dispatch
+from ._register import Sizes, check_image, register_operator
 
 _OP = "non_background_pool"
 MAX_WINDOWS = 16  # kMaxWindows of csrc/common/non_background_pool.h
@@ -34,7 +33,7 @@ def _check_sizes(op: str, kernel_size: Any) -> None:
         raise ValueError(f"{op}: kernel_size must have at most {MAX_WINDOWS} sizes, got {len(sizes)}")
 
 
-def _check(op: str, x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> None:
+def _sizes(op: str, x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> Sizes:
     _check_sizes(op, kernel_size)
     if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < math.inf:
         raise ValueError(f"{op}: eps must be a finite number above 0, got {eps!r}")
@@ -50,124 +49,23 @@ def _check(op: str, x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: fl
     if tuple(mask.shape) != want:
         raise ValueError(f"{op}: mask must be {want}, got {tuple(mask.shape)}")
     check_same(op, "mask", mask, x)
+    return (tuple(x.shape),)
 
 
-def _check_forward(x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> None:
-    _check(_OP, x, mask, kernel_size, eps, count_include_pad)
-
-
-def _check_backward(
-    grad: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    kernel_size: Sequence[int],
-    eps: float,
-    count_include_pad: bool,
-    need_x: bool,
-    need_mask: bool,
-) -> None:
-    op = "non_background_pool_backward"
-    _check(op, x, mask, kernel_size, eps, count_include_pad)
-    check_grad(op, "grad", grad, x, tuple(x.shape))
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-
-
-def _fake(x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> Tensor:
-    return _empty_like(x)
-
-
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    kernel_size: Sequence[int],
-    eps: float,
-    count_include_pad: bool,
-    need_x: bool,
-    need_mask: bool,
-) -> tuple[Tensor, Tensor]:
-    return _empty_like(x) if need_x else x.new_empty(0), torch.empty_like(mask) if need_mask else x.new_empty(0)
-
-
-def _reference(x: Tensor, mask: Tensor, kernel_size: Sequence[int], eps: float, count_include_pad: bool) -> Tensor:
-    return like(non_background_pool_reference(x, mask, kernel_size, eps, count_include_pad), x)
-
-
-def _reference_backward(
-    grad: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    kernel_size: Sequence[int],
-    eps: float,
-    count_include_pad: bool,
-    need_x: bool,
-    need_mask: bool,
-) -> tuple[Tensor, Tensor]:
-    grad_x, grad_mask = non_background_pool_backward_reference(grad, x, mask, kernel_size, eps, count_include_pad)
+def _backward_reference(grad: Tensor, x: Tensor, mask: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    grad_x, grad_mask = non_background_pool_backward_reference(grad, x, mask, *options)
     most = torch.finfo(mask.dtype).max
-    return (
-        like(grad_x, x) if need_x else x.new_empty(0),
-        torch.empty_like(mask).copy_(grad_mask.clamp(-most, most)) if need_mask else x.new_empty(0),
-    )
+    return grad_x, grad_mask.clamp(-most, most)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, mask, ctx.kernel_size, ctx.eps, ctx.count_include_pad = inputs
-    ctx.save_for_backward(x, mask)
-
-
-def _backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, mask = ctx.saved_tensors
-    need_x, need_mask = ctx.needs_input_grad[:2]
-    options = (ctx.kernel_size, ctx.eps, ctx.count_include_pad)
-    grad_x, grad_mask = call("non_background_pool_backward", grad, x, mask, *options, need_x, need_mask)
-    return grad_x if need_x else None, grad_mask if need_mask else None, None, None, None
-
-
-def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    grad, x, mask, ctx.kernel_size, ctx.eps, ctx.count_include_pad, ctx.need_x, ctx.need_mask = inputs
-    ctx.save_for_backward(grad, x, mask)
-
-
-def _double_backward(call: Any, ctx: Any, grad_grad_x: Tensor, grad_grad_mask: Tensor) -> tuple[Any, ...]:
-    grad, x, mask = ctx.saved_tensors
-    grads = non_background_pool_double_backward_reference(
-        grad_grad_x if ctx.need_x else torch.zeros_like(x),
-        grad_grad_mask if ctx.need_mask else torch.zeros_like(mask),
-        grad,
-        x,
-        mask,
-        ctx.kernel_size,
-        ctx.eps,
-        ctx.count_include_pad,
-    )
-    return *(g.to(t.dtype) for g, t in zip(grads, (grad, x, mask), strict=True)), None, None, None, None, None
-
-
-register_family(
+register_operator(
     _OP,
-    Definition(
-        "non_background_pool",
-        "(Tensor x, Tensor mask, int[] kernel_size, float eps, bool count_include_pad) -> Tensor",
-        _check_forward,
-        _fake,
-        _reference,
-        _setup_context,
-        _backward,
-    ),
-    Definition(
-        "non_background_pool_backward",
-        "(Tensor grad, Tensor x, Tensor mask, int[] kernel_size, float eps, bool count_include_pad, bool need_x,"
-        " bool need_mask) -> (Tensor, Tensor)",
-        _check_backward,
-        _fake_backward,
-        _reference_backward,
-        _setup_context_backward,
-        _double_backward,
-    ),
+    tensors=("x", "mask"),
+    options="int[] kernel_size, float eps, bool count_include_pad",
+    sizes=_sizes,
+    reference=non_background_pool_reference,
+    backward_reference=_backward_reference,
+    double_backward_reference=non_background_pool_double_backward_reference,
 )
 
 
@@ -209,5 +107,5 @@ def non_background_pool(
     x, mask = autocast_inputs(x, mask) if isinstance(x, Tensor) and isinstance(mask, Tensor) else (x, mask)
     _check_sizes(_OP, kernel_size)
     sizes = [kernel_size] if isinstance(kernel_size, int) else list(kernel_size)
-    _check(_OP, x, mask, sizes, eps, count_include_pad)
+    _sizes(_OP, x, mask, sizes, eps, count_include_pad)
     return dispatch(_OP, backend, (x, mask))(x, mask, sizes, eps, count_include_pad)
