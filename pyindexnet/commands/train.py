@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,5 +39,7 @@ def train(
 
         settings = training.load_config(config, override)
         result = training.train(settings, output, resume=resume, device=_console.select_device(device), quiet=quiet)
+    if os.environ.get("RANK", "0") != "0":  # torchrun: the first process speaks for all
+        return
     loss = "" if result.loss is None else f", loss {result.loss:.5f}"
     typer.echo(f"{result.weights}: {result.steps} steps{loss}")

@@ -56,7 +56,7 @@ class Result:
 
 
 def train(config: TrainingConfig, folder: Path, *, resume: bool = False, device: str = "cpu", quiet: bool = False) -> Result:
-    """Train a network, alone or as one of the processes of ``torchrun``.
+    """Train a network, alone or as one of the processes of ``torchrun``; seeds PyTorch's global generator at every step.
 
     Args:
         config: what to do. folder: of the run: checkpoints, ``log.jsonl``, ``weights.safetensors``; made where it is absent.
@@ -71,6 +71,9 @@ def train(config: TrainingConfig, folder: Path, *, resume: bool = False, device:
     with join_processes(device) as processes:
         state = _prepare_folder(config, folder, resume, processes)
         start = 0 if state is None else state["step"]
+        starts = processes.gather(torch.tensor([start], device=processes.device)).flatten().tolist()
+        if len(set(starts)) > 1:
+            raise ValueError(f"{folder}: must be the same folder for all processes, they go on from steps {starts}")
         trainer = _Trainer(config, processes)
         if state is not None:
             trainer.load(state)

@@ -50,8 +50,14 @@ def test_start_weights_are_loaded(tmp_path: Path) -> None:
     assert all(torch.equal(*pair) for pair in zip(*kernels, strict=True))
 
 
-def in_group(rank: int, port: int, config: dict[str, Any], folder: Path) -> None:
-    """One process of two, with the environment that torchrun gives it."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def in_group(rank: int, port: int, config: dict[str, Any], folder: Path, complaint: Path) -> None:
+    """One process of two, with the environment that torchrun gives it; writes an error into a file."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -59,7 +65,11 @@ def in_group(rank: int, port: int, config: dict[str, Any], folder: Path) -> None
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    tiny.run(config, folder)
+    try:
+        tiny.run(config, folder, resume=True)
+    except ValueError as error:
+        complaint.write_text(str(error))
+        raise
 
 
 def test_two_processes_reproduce_one(tmp_path: Path) -> None:
@@ -68,11 +78,9 @@ def test_two_processes_reproduce_one(tmp_path: Path) -> None:
     Halving a gradient is exact, so that the order of mean and sum does not matter.
     """
     values = tiny.tiny_config().model_dump(mode="json")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = tiny.forkserver()
-    children = [context.Process(target=in_group, args=(rank, port, values, tmp_path / "two")) for rank in range(2)]
+    context, port = tiny.forkserver(), free_port()
+    two = [(rank, port, values, tmp_path / "two", tmp_path / f"{rank}.txt") for rank in range(2)]
+    children = [context.Process(target=in_group, args=arguments) for arguments in two]
     # a child too, so that it computes with one thread as they do: the order of a sum depends on it
     children.append(context.Process(target=tiny.run, args=({**values, "accumulate": 2}, tmp_path / "one")))
     for child in children:
@@ -82,6 +90,24 @@ def test_two_processes_reproduce_one(tmp_path: Path) -> None:
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert len(losses(tmp_path / "one")) == 6
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
+
+
+def test_processes_with_folders_of_their_own_are_refused(tmp_path: Path) -> None:
+    config = tiny.tiny_config(schedule={"steps": 2}).model_dump(mode="json")
+    train(tiny.tiny_config(schedule={"steps": 2}), tmp_path / "0", quiet=True)
+    context, port = tiny.forkserver(), free_port()
+    children = [
+        context.Process(target=in_group, args=(rank, port, config, tmp_path / str(rank), tmp_path / f"{rank}.txt"))
+        for rank in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [1, 1]
+    for rank in range(2):
+        reason = (tmp_path / f"{rank}.txt").read_text()
+        assert "must be the same folder for all processes, they go on from steps [2, 0]" in reason
 
 
 @pytest.mark.parametrize("where", ["encoder", "all"])
