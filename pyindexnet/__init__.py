@@ -3,6 +3,7 @@
 
 from . import backends
 from ._version import __version__
+from .adoption import accelerate, rebuild
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
@@ -20,6 +21,7 @@ from .ops import (
 __all__ = [
     "BackendError",
     "__version__",
+    "accelerate",
     "backends",
     "carafe",
     "create_model",
@@ -32,6 +34,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "non_background_pool",
+    "rebuild",
     "tune_allocator",
     "use_backend",
 ]

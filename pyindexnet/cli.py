@@ -14,11 +14,13 @@ import typer
 
 from pyindexnet import _console
 from pyindexnet.commands import evaluate, generate, train
+from pyindexnet.commands.tiles import make_tiling, print_plans, tile_lines
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pyindexnet.matting.batch import Failure, Job
+    from pyindexnet.matting.tiling import Tiling
 
 UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
 
@@ -133,6 +135,25 @@ def matte(
         BitDepth | None, typer.Option(help="Bits of what is written. Default: those of the image; JPEG: 8.")
     ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="Of what is written into a folder.")] = Format.png,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that the command may take, such as 6GiB (on a GPU: of the GPU). A larger image is matted in tiles.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Context on each side of a tile. Default: the network's receptive field, with which tiles change nothing but"
+            " rounding.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the memory that each image would take and its tiles; write nothing.")
+    ] = False,
 ) -> None:
     """Estimate the alpha matte of photographs from their trimaps.
 
@@ -149,6 +170,7 @@ def matte(
         from pyindexnet.matting.compose import Background
         from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
 
+        tiling = make_tiling(max_memory, overlap)
         depth = int(bit_depth.value) if bit_depth else None
         with _console.collect_warnings(warned):
             behind = Background(background) if background is not None else None
@@ -165,9 +187,13 @@ def matte(
             network = _console.load_model(model, _console.parse_options(option or []), weights)
             network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
-            predict = functools.partial(predict_alpha, network, align=align.value if align else None)
+            if dry_run:
+                _console.print_warnings(warned)
+                print_plans(jobs, network, tiling)
+                return
+            predict = functools.partial(predict_alpha, network, align=align.value if align else None, tiling=tiling)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
-            failed = _run_all(jobs, run, warned)
+            failed = _run_all(jobs, run, warned, tiling)
     total = len(jobs) + len(unmatched)
     _report(total, unmatched + failed, output, warned, trained=weights is not None)
 
@@ -290,7 +316,7 @@ def _probe(network: nn.Module) -> None:
     predict_alpha(network, np.zeros((1, 3, 3), np.uint8), trimap)
 
 
-def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: list[str]) -> list[Failure]:
+def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: list[str], tiling: Tiling | None) -> list[Failure]:
     """Run each job; one that fails on its input is returned and the others go on."""
     from rich.console import Console
     from rich.progress import track
@@ -311,6 +337,7 @@ def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: lis
         else:
             if len(jobs) == 1:
                 typer.echo(f"{job.alpha}: {width} x {height}, {time.perf_counter() - start:.2f} s")
+            warned += tile_lines(job.image, tiling)
     return failures
 
 
