@@ -86,7 +86,7 @@ def test_two_processes_reproduce_one(tmp_path: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(120)
+        child.join(300)
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert len(losses(tmp_path / "one")) == 6
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
@@ -103,7 +103,7 @@ def test_processes_with_folders_of_their_own_are_refused(tmp_path: Path) -> None
     for child in children:
         child.start()
     for child in children:
-        child.join(120)
+        child.join(300)
     assert [child.exitcode for child in children] == [1, 1]
     for rank in range(2):
         reason = (tmp_path / f"{rank}.txt").read_text()
