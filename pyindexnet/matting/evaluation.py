@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +41,9 @@ class Row:
 
     Attributes:
         name: of the picture. metrics: by name, see :func:`pyindexnet.matting.metrics.evaluate_pair`.
-        seconds: that the prediction took. pictures: image, trimap, alpha, prediction, (H, W, 3) uint8 each.
+        seconds: that the prediction took.
+        pictures: small ones of image, trimap, alpha, prediction and absolute error, (side, side, 3) uint8 each: a thousand
+            rows of a large data set stay in memory.
     """
 
     name: str
@@ -65,12 +66,13 @@ def open_folder(folder: Path, layout: str = "plain", *, on_error: OnError = "sto
     return (data[index] for index in range(len(data)))
 
 
-def evaluate_items(predict: Predict, items: Iterable[Item]) -> Iterator[Row]:
+def evaluate_items(predict: Predict, items: Iterable[Item], *, side: int = 240) -> Iterator[Row]:
     """Predict each item's alpha and measure it.
 
     Args:
         predict: (image (H, W, 3) float32 RGB in [0, 1], trimap (H, W) uint8 of 0, 128, 255) -> alpha (H, W) in [0, 1].
         items: with ``image``, ``trimap``, ``alpha`` and ``name``, as the data sets and the generator make them.
+        side: of the pictures in a row.
     """
     for item in items:
         if "error" in item:  # skipped, with a warning
@@ -81,7 +83,8 @@ def evaluate_items(predict: Predict, items: Iterable[Item]) -> Iterator[Row]:
         begun = time.perf_counter()
         prediction = predict(image, trimap)
         seconds = time.perf_counter() - begun
-        pictures = (*(as_picture(item[key]) for key in ("image", "trimap", "alpha")), as_picture(prediction[None]))
+        maps = (*(item[key] for key in ("image", "trimap", "alpha")), prediction[None], np.abs(prediction - alpha)[None])
+        pictures = tuple(_fit(as_picture(values), side) for values in maps)
         metrics = evaluate_pair(prediction, alpha, trimap)
         yield Row(str(item["name"]), {name: float(metrics[name]) for name in METRICS}, seconds, pictures)
 
@@ -154,20 +157,16 @@ def metrics_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def worst_cases(rows: Sequence[Row], metric: str = "sad", count: int = 8, side: int = 240) -> tuple[np.ndarray, list[Row]]:
+def worst_cases(rows: Sequence[Row], metric: str = "sad", count: int = 8) -> tuple[np.ndarray, list[Row]]:
     """Gallery of the pictures with the largest error: image, trimap, alpha, prediction, error.
 
     Args:
-        metric: one of :data:`METRICS` to sort by. count: of pictures. side: width of each in the gallery, pixels.
+        metric: one of :data:`METRICS` to sort by. count: of pictures.
     Returns:
         (H, W, 3) uint8, and the rows shown, worst first.
     """
     worst = sorted(rows, key=lambda row: -row.metrics[metric])[:count]
-    lines = []
-    for row in worst:
-        error = np.abs(row.pictures[3].astype(np.int16) - row.pictures[2]).astype(np.uint8)
-        lines.append([_fit(picture, side) for picture in (*row.pictures, error)])
-    return tile(lines), worst
+    return tile([row.pictures for row in worst]), worst
 
 
 def _fit(picture: np.ndarray, side: int) -> np.ndarray:
@@ -175,7 +174,7 @@ def _fit(picture: np.ndarray, side: int) -> np.ndarray:
     scale = side / max(picture.shape[:2])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    cell: Any = np.full((side, side, 3), 128, np.uint8)
+    cell = np.full((side, side, 3), 128, np.uint8)
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
     cell[top : top + size[1], left : left + size[0]] = small
     return cell

@@ -84,11 +84,11 @@ def test_rows_measure_the_prediction() -> None:
 
 
 def test_csv_and_gallery_show_the_worst_first() -> None:
-    rows = list(evaluation.evaluate_items(evaluation.trimap_baseline, ITEMS))
+    rows = list(evaluation.evaluate_items(evaluation.trimap_baseline, ITEMS, side=32))
     lines = list(csv.DictReader(io.StringIO(evaluation.metrics_csv(rows))))
     assert [line["name"] for line in lines] == [row.name for row in rows]
     assert float(lines[0]["sad"]) == pytest.approx(rows[0].metrics["sad"], rel=1e-5)
-    gallery, worst = evaluation.worst_cases(rows, "mse", count=2, side=32)
+    gallery, worst = evaluation.worst_cases(rows, "mse", count=2)
     assert [row.metrics["mse"] for row in worst] == sorted((row.metrics["mse"] for row in rows), reverse=True)[:2]
     assert gallery.shape == (2 * 36 + 4, 5 * 36 + 4, 3)
     assert gallery.dtype == np.uint8
