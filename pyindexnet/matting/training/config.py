@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pyindexnet.matting.data import RECIPES
+from pyindexnet.matting.losses import CONVENTIONS
 from pyindexnet.models import create_model, model_options
 
 _SHIPPED = resources.files("pyindexnet.configs")
@@ -91,6 +92,8 @@ class Loss(_Section):
     def _positive(self) -> Loss:
         if not self.weights():
             raise ValueError("one of alpha, composition, laplacian, gradient, multiscale must be above 0")
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {self.convention!r}")
         return self
 
     def weights(self) -> dict[str, float]:

@@ -34,6 +34,7 @@ def test_shipped_configurations_build_their_model(name: str) -> None:
         ({"batchsize": 4}, r"c\.yaml: batchsize is no known key \(did you mean batch_size\?\)"),
         ({"loss": {"alpha": 1, "compositon": 1}}, r"loss\.compositon is no known key \(did you mean composition\?\)"),
         ({"loss": {}}, "one of alpha, composition, laplacian, gradient, multiscale must be above 0"),
+        ({"loss": {"alpha": 1, "convention": "dim"}}, "loss: convention must be one of paper, .*, got 'dim'"),
         ({"crop": 8, "seed": -1}, r"crop: .*, got 8; seed: .*, got -1"),
         ({"schedule": {}}, r"schedule\.steps: field required"),
         ({"schedule": {"steps": 2, "warmup": 2}}, "warmup must be below steps, got 2"),
