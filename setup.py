@@ -155,7 +155,7 @@ without = os.environ.get("PYINDEXNET_NO_EXTENSION") == "1"
 setup(
     packages=[
         "pyindexnet",
-        *(f"pyindexnet.{path.parent.name}" for path in sorted((ROOT / "pyindexnet").glob("*/__init__.py"))),
+        *(".".join(path.parent.relative_to(ROOT).parts) for path in sorted((ROOT / "pyindexnet").glob("*/**/__init__.py"))),
         "pyindexnet.kernels",
     ],
     package_dir={"pyindexnet.kernels": "kernels"},
