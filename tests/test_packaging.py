@@ -60,6 +60,8 @@ def test_wheel_holds_the_packages(distributions: tuple[Path, Path]) -> None:
     assert "pyindexnet/configs/procedural.yaml" in names
     assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/", "kernels/"))]
     assert "py3-none-any" in distributions[1].name
+    for package in ("data", "losses"):
+        assert f"pyindexnet/matting/{package}/__init__.py" in names
 
 
 def test_wheel_works(distributions: tuple[Path, Path], tmp_path: Path) -> None:
