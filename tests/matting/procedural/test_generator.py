@@ -115,7 +115,7 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no pictures"):
         ProceduralMatting(SIZE, backgrounds=tmp_path)
     cv2.imwrite(str(tmp_path / "opaque.png"), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"opaque\.png: cannot be used: has no alpha channel"):
+    with pytest.raises(ValueError, match=r"opaque\.png: must have an alpha channel, got mode RGB"):
         ProceduralMatting(SIZE, foregrounds=tmp_path, share=1.0)[0]
     (tmp_path / "opaque.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"opaque\.png"):
