@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyindexnet import _console
+from pyindexnet.commands import export
 from pyindexnet.commands.tiles import make_tiling, print_plans, tile_lines
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from pyindexnet.matting.tiling import Tiling
 
 UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
-
-DEFAULT_MODEL = "indexnet_matting"
 
 app = typer.Typer(
     name="pyindexnet",
@@ -80,6 +79,10 @@ def _root(
     pass
 
 
+for _command in (export.export,):
+    app.command()(_command)
+
+
 @app.command()
 def matte(
     inputs: Annotated[
@@ -101,7 +104,8 @@ def matte(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help=f"Network, by name. Default: what the weights were saved from, or {DEFAULT_MODEL}.")
+        str | None,
+        typer.Option(help=f"Network, by name. Default: what the weights were saved from, or {_console.DEFAULT_MODEL}."),
     ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
@@ -159,7 +163,8 @@ def matte(
     """
     from pyindexnet import tune_allocator, use_backend
 
-    tune_allocator()
+    if max_memory is None:  # it keeps freed memory, see OVERHEAD in matting/tiling.py
+        tune_allocator()
     warned: list[str] = []
     with _console.input_errors():
         from pyindexnet.matting.batch import plan, run_job
@@ -180,7 +185,7 @@ def matte(
             )
         where = _console.select_device(device)
         with use_backend(backend):
-            network = _load_model(model, _console.parse_options(option or []), weights)
+            network = _console.load_model(model, _console.parse_options(option or []), weights)
             network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
             if dry_run:
@@ -300,25 +305,6 @@ def check(
     typer.echo(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
     if failed:
         raise typer.Exit(1)
-
-
-def _load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
-    """A network in evaluation mode; without weights, its initialisation under seed 0."""
-    import torch
-
-    from pyindexnet.models import CheckpointError, create_model, load_checkpoint, model_from_checkpoint
-
-    if weights is not None and name is None and not options:
-        try:
-            return model_from_checkpoint(weights).eval()
-        except CheckpointError:
-            pass  # it does not say what it is of, or is broken: loading it into the default network says what is wrong
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = create_model(name or DEFAULT_MODEL, **options)
-    if weights is not None:
-        load_checkpoint(network, weights)
-    return network.eval()
 
 
 def _probe(network: nn.Module) -> None:
