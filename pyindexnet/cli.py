@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyindexnet import _console
-from pyindexnet.commands import evaluate, generate, train
+from pyindexnet.commands import evaluate, export, generate, train
 from pyindexnet.commands.tiles import make_tiling, print_plans, tile_lines
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _root(
     pass
 
 
-for _command in (train.train, evaluate.evaluate, generate.generate):
+for _command in (train.train, evaluate.evaluate, generate.generate, export.export):
     app.command()(_command)
 
 
@@ -163,7 +163,8 @@ def matte(
     """
     from pyindexnet import tune_allocator, use_backend
 
-    tune_allocator()
+    if max_memory is None:  # it keeps freed memory, see OVERHEAD in matting/tiling.py
+        tune_allocator()
     warned: list[str] = []
     with _console.input_errors():
         from pyindexnet.matting.batch import plan, run_job

@@ -7,7 +7,8 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,6 +183,22 @@ def family(op: str) -> tuple[Definition, ...]:
     return _families[op]
 
 
+_inlined = False
+
+
+@contextmanager
+def inlined_reference() -> Iterator[None]:
+    """Public functions called inside run the reference formulas themselves: a traced graph has no operator of this package."""
+    global _inlined
+    previous, _inlined = _inlined, True
+    try:
+        yield
+    finally:
+        _inlined = previous
+
+
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
-    """The dispatcher op of the chosen backend."""
+    """The dispatcher op of the chosen backend; inside :func:`inlined_reference`, the formula."""
+    if _inlined:
+        return _families[op][0].reference
     return _overloads[op, backends.choose(op, *tensors, backend=backend)]
