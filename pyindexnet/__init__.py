@@ -7,6 +7,8 @@ from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
 from .ops import (
+    affinity_downsample,
+    affinity_upsample,
     carafe,
     dynamic_downsample,
     dynamic_upsample,
@@ -20,6 +22,8 @@ from .ops import (
 __all__ = [
     "BackendError",
     "__version__",
+    "affinity_downsample",
+    "affinity_upsample",
     "backends",
     "carafe",
     "create_model",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,81 +71,110 @@ def group_major(logits: Tensor, groups: int, kernel_size: int, normalization: st
     return z.transpose(1, 2).reshape(logits.shape), "none"
 
 
-def register_window_op(op: str, kernels: str, options: str, window: Checks) -> None:
+@dataclass(frozen=True)
+class Source:
+    """Where an operator's logits come from: a function, linear in each, of its tensors beside x.
+
+    Attributes:
+        logits: ``logits(*tensors)``.
+        vjp: the tensors' gradients, ``vjp(grad_logits, *tensors)``.
+        jvp: the logits' derivative along directions of the tensors, ``jvp(directions, *tensors)``.
+        second: the tensors' gradients of <grad_logits, jvp(directions, *tensors)>, ``second(grad_logits, directions,
+            *tensors)``; None where the logits are linear in all tensors together, so that there is none.
+    """
+
+    logits: Callable[..., Tensor]
+    vjp: Callable[..., tuple[Tensor, ...]]
+    jvp: Callable[..., Tensor]
+    second: Callable[..., tuple[Tensor, ...]] | None = None
+
+
+#: The logits are an argument of the operator.
+GIVEN = Source(lambda logits: logits, lambda grad_logits, _: (grad_logits,), lambda directions, _: directions[0])
+
+
+def register_window_op(op: str, names: Sequence[str], options: str, window: Checks, source: Source = GIVEN) -> None:
     """Register a dynamic-kernel operator with its backward.
 
     Args:
         op: its name.
-        kernels: name of its second tensor.
+        names: of its tensors beside x.
         options: the rest of its schema.
-        window: checks the dispatcher op's arguments, ``window(op, x, kernels, *options)``, and returns their geometry.
+        window: checks the dispatcher op's arguments, ``window(op, x, *tensors, *options)``, and returns their geometry.
+        source: the logits as a function of the tensors.
     """
-    backward = f"{op}_backward"
+    backward, count = f"{op}_backward", len(names)
 
     def check_forward(*args: Any) -> None:
         window(op, *args)
 
-    def check_backward(grad: Tensor, *args: Any) -> None:
-        x, geometry = args[0], window(backward, *args[:-2])
+    def check_backward(grad: Tensor, x: Tensor, *args: Any) -> None:
+        geometry = window(backward, x, *args[: -count - 1])
         check_tensor(backward, "grad", grad, ("N", "C", "H", "W"))
         want = (x.shape[0], x.shape[1], geometry.height, geometry.width)
         if tuple(grad.shape) != want:
             raise ValueError(f"{backward}: grad must be {want}, got {tuple(grad.shape)}")
         check_same(backward, "grad", grad, x)
 
-    def fake(x: Tensor, logits: Tensor, *args: Any) -> Tensor:
-        geometry = window(op, x, logits, *args)
+    def fake(x: Tensor, *args: Any) -> Tensor:
+        geometry = window(op, x, *args)
         size = (x.shape[0], x.shape[1], geometry.height, geometry.width)
         return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
-    def fake_backward(grad: Tensor, x: Tensor, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        *_, need_x, need_logits = args
+    def fake_backward(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        need_x, *need = args[-count - 1 :]
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-        return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
+        grads = (torch.empty_like(t) if n else x.new_empty(0) for t, n in zip(args[:count], need, strict=True))
+        return grad_x if need_x else x.new_empty(0), *grads
 
-    def reference(x: Tensor, logits: Tensor, *args: Any) -> Tensor:
-        return like(window_reference(x, logits, window(op, x, logits, *args)), x)
+    def reference(x: Tensor, *args: Any) -> Tensor:
+        return like(window_reference(x, source.logits(*args[:count]), window(op, x, *args)), x)
 
-    def reference_backward(grad: Tensor, x: Tensor, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        *options, need_x, need_logits = args
-        grad_x, grad_logits = window_backward_reference(grad, x, logits, window(backward, x, logits, *options))
+    def reference_backward(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        tensors, (need_x, *need) = args[:count], args[-count - 1 :]
+        geometry = window(backward, x, *args[: -count - 1])
+        grad_x, grad_logits = window_backward_reference(grad, x, source.logits(*tensors), geometry)
+        grads = source.vjp(grad_logits, *tensors)
         return (
             like(grad_x, x) if need_x else x.new_empty(0),
-            like_logits(grad_logits, logits) if need_logits else x.new_empty(0),
+            *(like_logits(g, t) if n else x.new_empty(0) for g, t, n in zip(grads, tensors, need, strict=True)),
         )
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, logits, *ctx.options = inputs
-        ctx.save_for_backward(x, logits)
+        ctx.options = inputs[1 + count :]
+        ctx.save_for_backward(*inputs[: 1 + count])
 
     def run_backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, logits = ctx.saved_tensors
-        need_x, need_logits = ctx.needs_input_grad[:2]
-        grad_x, grad_logits = call(backward, grad, x, logits, *ctx.options, need_x, need_logits)
-        return grad_x if need_x else None, grad_logits if need_logits else None, *(None for _ in ctx.options)
+        need = ctx.needs_input_grad[: 1 + count]
+        grads = call(backward, grad, *ctx.saved_tensors, *ctx.options, *need)
+        return *(g if n else None for g, n in zip(grads, need, strict=True)), *(None for _ in ctx.options)
 
-    def setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, x, logits, *ctx.options, ctx.need_x, ctx.need_logits = inputs
-        ctx.save_for_backward(grad, x, logits)
+    def setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options, ctx.need = inputs[2 + count : -count - 1], inputs[-count - 1 :]
+        ctx.save_for_backward(*inputs[: 2 + count])
 
-    def double_backward(call: Any, ctx: Any, grad_grad_x: Tensor, grad_grad_logits: Tensor) -> tuple[Any, ...]:
-        grad, x, logits = ctx.saved_tensors
-        grads = window_double_backward_reference(
-            grad_grad_x if ctx.need_x else torch.zeros_like(x),
-            grad_grad_logits if ctx.need_logits else torch.zeros_like(logits),
-            grad,
-            x,
-            logits,
-            window(backward, x, logits, *ctx.options),
+    def double_backward(call: Any, ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        grad, x, *tensors = ctx.saved_tensors
+        geometry, logits = window(backward, x, *tensors, *ctx.options), source.logits(*tensors)
+        grad_grad_x, *directions = (
+            c if n else torch.zeros_like(t) for c, n, t in zip(cotangents, ctx.need, (x, *tensors), strict=True)
         )
-        cast = (g.to(t.dtype) for g, t in zip(grads, (grad, x, logits), strict=True))
-        return *cast, *(None for _ in ctx.options), None, None
+        along = source.jvp(directions, *tensors)
+        d_grad, d_x, d_logits = window_double_backward_reference(grad_grad_x, along, grad, x, logits, geometry)
+        d_tensors = source.vjp(d_logits, *tensors)
+        if source.second is not None:
+            _, grad_logits = window_backward_reference(grad, x, logits, geometry)
+            d_tensors = tuple(map(torch.add, d_tensors, source.second(grad_logits, directions, *tensors)))
+        cast = (g.to(t.dtype) for g, t in zip((d_grad, d_x, *d_tensors), ctx.saved_tensors, strict=True))
+        return *cast, *(None for _ in ctx.options), *(None for _ in ctx.need)
 
+    arguments = ", ".join(f"Tensor {name}" for name in ("x", *names))
+    needs = ", ".join(f"bool need_{name}" for name in ("x", *names))
     register_family(
         op,
         Definition(
             op,
-            f"(Tensor x, Tensor {kernels}, {options}) -> Tensor",
+            f"({arguments}, {options}) -> Tensor",
             check_forward,
             fake,
             reference,
@@ -153,7 +183,7 @@ def register_window_op(op: str, kernels: str, options: str, window: Checks) -> N
         ),
         Definition(
             backward,
-            f"(Tensor grad, Tensor x, Tensor {kernels}, {options}, bool need_x, bool need_{kernels}) -> (Tensor, Tensor)",
+            f"(Tensor grad, {arguments}, {options}, {needs}) -> ({', '.join(['Tensor'] * (1 + count))})",
             check_backward,
             fake_backward,
             reference_backward,

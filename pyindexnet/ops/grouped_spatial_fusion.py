@@ -23,7 +23,7 @@ def _window(op: str, x: Tensor, kernels: Tensor, kernel_size: int, groups: int, 
     return grouped_spatial_fusion_window(x, kernels, kernel_size, groups, group_order)
 
 
-register_window_op(_OP, "kernels", "int kernel_size, int groups, str group_order", _window)
+register_window_op(_OP, ("kernels",), "int kernel_size, int groups, str group_order", _window)
 
 
 def grouped_spatial_fusion(
