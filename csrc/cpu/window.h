@@ -168,7 +168,8 @@ class WindowKernel : WindowRows<T> {
 
   // Normalised weights of row i, cells [from, to); 0 outside the grid.
   __attribute__((noinline)) void weigh_row(const Item& at, int64_t i, int64_t from, int64_t to, A* out) const {
-    raw_logits(at, i, from, to, out);
+    if (a_.rank) return affinity_.weights(at.n, at.g, i, from, to, out);
+    copy_logits(at, i, from, to, out);
     if (a_.normalization == Normalization::none) return;
     for (int s = 0; s < kS; ++s) {
       for (int64_t j = from; j < to; j += L) {

@@ -3,7 +3,7 @@
 // Equations: csrc/common/window.h. A vector is a run of cells, the generator's numbers are scalars. Fixed orders of summation:
 // grad_a over the groups, taps and sub-positions; grad_p over a row of cells here, over the rows in sum_parts().
 #pragma once
-#include "../common/window.h"
+#include "../common/window_normalization.h"
 #include "window_plan.h"
 #include "window_rows.h"
 
@@ -64,6 +64,13 @@ class AffinityLogits : WindowRows<T> {
     }
   }
 
+  // Normalised, in the same order: from the map to the weights in registers.
+  __attribute__((noinline)) void weights(int64_t n, int64_t g, int64_t i, int64_t from, int64_t to, A* out) const {
+    map_row(n, i, from, to);
+    const A* p = p_ + (g - first_) * outputs_ * rank_;
+    rank_ == 1 ? weigh<true>(p, from, to, out) : weigh<false>(p, from, to, out);
+  }
+
   // What grad_logits[(t * S + s) * pitch + cell - column] of row i, cells [column, to), give to grad_a and grad_p. The groups
   // of a band come one after another, the last of them writes grad_a.
   __attribute__((noinline)) void gradients(
@@ -73,6 +80,62 @@ class AffinityLogits : WindowRows<T> {
   }
 
  private:
+  template <bool kRankOne>
+  PYINDEXNET_INLINE void weigh(const A* p, int64_t from, int64_t to, A* out) const {
+    const int64_t taps = a_.taps(), subs = outputs_ / taps, step = subs * pitch_;
+    for (int64_t j = 0; j < to - from; j += L) {
+      if (from + j < 0 || from + j >= a_.w) {
+        for (int64_t c = 0; c < outputs_; ++c) store(out + c * pitch_ + j, V(A(0)));
+        continue;
+      }
+      const V first = load(map_ + j);
+      for (int64_t s = 0; s < subs; ++s) {
+        const auto logit = [&](int64_t t) PYINDEXNET_LAMBDA_INLINE {
+          const A* of_tap = p + (t * subs + s) * rank_;
+          V sum = V(of_tap[0]) * first;
+          for (int64_t e = 1; !kRankOne && e < rank_; ++e) sum = sum + V(of_tap[e]) * load(map_ + e * pitch_ + j);
+          return sum;
+        };
+        weigh_cells(logit, taps, out + s * pitch_ + j, step);
+      }
+    }
+  }
+
+  // The weights of L cells, tap t at out[t * step].
+  template <class F>
+  PYINDEXNET_INLINE void weigh_cells(F logit, int64_t taps, A* out, int64_t step) const {
+    const auto all = [&](auto f) PYINDEXNET_LAMBDA_INLINE {
+      for (int64_t t = 0; t < taps; ++t) store(out + t * step, f(t));
+    };
+    V sum(A(0));
+    switch (a_.normalization) {
+      case Normalization::none:
+        return all(logit);
+      case Normalization::sigmoid:
+        return all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE { return sigmoid(logit(t)); });
+      case Normalization::sigmoid_softmax:
+        all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE {
+          const V e = exp_unit(sigmoid(logit(t)));
+          sum = sum + e;
+          return e;
+        });
+        break;
+      default:
+        V top = logit(0);
+        for (int64_t t = 1; t < taps; ++t) top = maximum(top, logit(t));
+        all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE {
+          const V e = exp_of(logit(t) - top);
+          sum = sum + e;
+          return e;
+        });
+    }
+    const V factor = reciprocal(sum);
+    if (a_.normalization == Normalization::softmax_sigmoid) {
+      return all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE { return sigmoid(V(load(out + t * step)) * factor); });
+    }
+    all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE { return V(load(out + t * step)) * factor; });
+  }
+
   void map_row(int64_t n, int64_t i, int64_t from, int64_t to) const {
     for (int64_t e = 0; e < rank_; ++e) {
       const T* row = static_cast<const T*>(a_.a.data) + n * a_.a.n + e * a_.a.d + i * a_.a.h;

@@ -44,7 +44,7 @@ struct WindowDevice {
     p.channels = !backward && WindowPlan::fits_channels(a);
     // Neighbouring channels of all groups together; grad_a is a sum over the groups.
     p.groups = p.channels || (backward && a.rank) ? 1 : a.G;
-    const int64_t planes = a.N * p.groups;
+    const int64_t planes = std::max<int64_t>(1, a.N * p.groups);
     const int64_t rows = std::max(a.h, ceil_div(a.H, a.stride)), columns = std::max(a.w, ceil_div(a.W, a.stride));
     // The weights of a strip should leave room in a second-level cache; long runs of memory are worth more than the first.
     constexpr int64_t kWeightBytes = 131072;
