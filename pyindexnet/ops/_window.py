@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference.index_cell import accumulate_dtype, like, like_logits, memory_format
+from ..reference.index_cell import accumulate_dtype
 from ..reference.normalization import normalize
 from ..reference.window import (
     Window,
@@ -18,7 +18,8 @@ from ..reference.window import (
     window_double_backward_reference,
     window_reference,
 )
-from ._common import Definition, check_same, check_tensor, register_family
+from ._common import check_same, check_tensor
+from ._register import Sizes, register_operator
 
 Checks = Callable[..., Window]
 
@@ -34,12 +35,6 @@ def within(op: str, name: str, size: tuple[Any, ...], bounds: Sequence[tuple[Any
     if any(not low <= n <= high for n, (low, high) in zip(size, bounds, strict=True)):
         text = ", ".join(f"{low}..{high}" for low, high in bounds)
         raise ValueError(f"{op}: {name} must be within ({text}), got {tuple(size)}")
-
-
-def check_image(op: str, name: str, x: Tensor) -> None:
-    check_tensor(op, name, x, ("N", "C", "H", "W"))
-    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{op}: {name} must have C, H and W of at least 1, got {tuple(x.shape)}")
 
 
 def check_groups(op: str, x: Tensor, groups: int) -> None:
@@ -103,91 +98,37 @@ def register_window_op(op: str, names: Sequence[str], options: str, window: Chec
         window: checks the dispatcher op's arguments, ``window(op, x, *tensors, *options)``, and returns their geometry.
         source: the logits as a function of the tensors.
     """
-    backward, count = f"{op}_backward", len(names)
+    count = len(names)
 
-    def check_forward(*args: Any) -> None:
-        window(op, *args)
-
-    def check_backward(grad: Tensor, x: Tensor, *args: Any) -> None:
-        geometry = window(backward, x, *args[: -count - 1])
-        check_tensor(backward, "grad", grad, ("N", "C", "H", "W"))
-        want = (x.shape[0], x.shape[1], geometry.height, geometry.width)
-        if tuple(grad.shape) != want:
-            raise ValueError(f"{backward}: grad must be {want}, got {tuple(grad.shape)}")
-        check_same(backward, "grad", grad, x)
-
-    def fake(x: Tensor, *args: Any) -> Tensor:
-        geometry = window(op, x, *args)
-        size = (x.shape[0], x.shape[1], geometry.height, geometry.width)
-        return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-
-    def fake_backward(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        need_x, *need = args[-count - 1 :]
-        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-        grads = (torch.empty_like(t) if n else x.new_empty(0) for t, n in zip(args[:count], need, strict=True))
-        return grad_x if need_x else x.new_empty(0), *grads
+    def sizes(name: str, x: Tensor, *args: Any) -> Sizes:
+        geometry = window(name, x, *args)
+        return ((x.shape[0], x.shape[1], geometry.height, geometry.width),)
 
     def reference(x: Tensor, *args: Any) -> Tensor:
-        return like(window_reference(x, source.logits(*args[:count]), window(op, x, *args)), x)
+        return window_reference(x, source.logits(*args[:count]), window(op, x, *args))
 
-    def reference_backward(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        tensors, (need_x, *need) = args[:count], args[-count - 1 :]
-        geometry = window(backward, x, *args[: -count - 1])
-        grad_x, grad_logits = window_backward_reference(grad, x, source.logits(*tensors), geometry)
-        grads = source.vjp(grad_logits, *tensors)
-        return (
-            like(grad_x, x) if need_x else x.new_empty(0),
-            *(like_logits(g, t) if n else x.new_empty(0) for g, t, n in zip(grads, tensors, need, strict=True)),
-        )
+    def backward_reference(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        tensors = args[:count]
+        grad_x, grad_logits = window_backward_reference(grad, x, source.logits(*tensors), window(op, x, *args))
+        return grad_x, *source.vjp(grad_logits, *tensors)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.options = inputs[1 + count :]
-        ctx.save_for_backward(*inputs[: 1 + count])
-
-    def run_backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        need = ctx.needs_input_grad[: 1 + count]
-        grads = call(backward, grad, *ctx.saved_tensors, *ctx.options, *need)
-        return *(g if n else None for g, n in zip(grads, need, strict=True)), *(None for _ in ctx.options)
-
-    def setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options, ctx.need = inputs[2 + count : -count - 1], inputs[-count - 1 :]
-        ctx.save_for_backward(*inputs[: 2 + count])
-
-    def double_backward(call: Any, ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        grad, x, *tensors = ctx.saved_tensors
-        geometry, logits = window(backward, x, *tensors, *ctx.options), source.logits(*tensors)
-        grad_grad_x, *directions = (
-            c if n else torch.zeros_like(t) for c, n, t in zip(cotangents, ctx.need, (x, *tensors), strict=True)
-        )
-        along = source.jvp(directions, *tensors)
+    def double_backward_reference(grad_grad_x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        directions, (grad, x), rest = args[:count], args[count : count + 2], args[count + 2 :]
+        tensors, geometry = rest[:count], window(op, x, *rest)
+        logits, along = source.logits(*tensors), source.jvp(directions, *tensors)
         d_grad, d_x, d_logits = window_double_backward_reference(grad_grad_x, along, grad, x, logits, geometry)
         d_tensors = source.vjp(d_logits, *tensors)
         if source.second is not None:
             _, grad_logits = window_backward_reference(grad, x, logits, geometry)
             d_tensors = tuple(map(torch.add, d_tensors, source.second(grad_logits, directions, *tensors)))
-        cast = (g.to(t.dtype) for g, t in zip((d_grad, d_x, *d_tensors), ctx.saved_tensors, strict=True))
-        return *cast, *(None for _ in ctx.options), *(None for _ in ctx.need)
+        return d_grad, d_x, *d_tensors
 
-    arguments = ", ".join(f"Tensor {name}" for name in ("x", *names))
-    needs = ", ".join(f"bool need_{name}" for name in ("x", *names))
-    register_family(
+    register_operator(
         op,
-        Definition(
-            op,
-            f"({arguments}, {options}) -> Tensor",
-            check_forward,
-            fake,
-            reference,
-            setup_context,
-            run_backward,
-        ),
-        Definition(
-            backward,
-            f"(Tensor grad, {arguments}, {options}, {needs}) -> ({', '.join(['Tensor'] * (1 + count))})",
-            check_backward,
-            fake_backward,
-            reference_backward,
-            setup_context_backward,
-            double_backward,
-        ),
+        tensors=("x", *names),
+        options=options,
+        sizes=sizes,
+        reference=reference,
+        backward_reference=backward_reference,
+        double_backward_reference=double_backward_reference,
     )

@@ -11,7 +11,8 @@ from ..reference.affinity_upsample import affinity_upsample_window
 from ..reference.window import Window
 from ._affinity import AFFINITY, autocast_all, check_affinity
 from ._common import check_choice, dispatch
-from ._window import check_image, register_window_op
+from ._register import check_image
+from ._window import register_window_op
 from .dynamic_upsample import SCALES, check_output_size, check_upsample
 
 _OP = "affinity_upsample"

@@ -9,7 +9,8 @@ from ..reference.dynamic_downsample import dynamic_downsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, Window
 from ._common import autocast_inputs, check_choice, check_tensor, dispatch
-from ._window import check_groups, check_image, check_int, check_kernels, group_major, register_window_op, within
+from ._register import check_image
+from ._window import check_groups, check_int, check_kernels, group_major, register_window_op, within
 
 _OP = "dynamic_downsample"
 KERNEL_SIZES = range(1, 15)

@@ -11,7 +11,8 @@ from ..reference.dynamic_upsample import dynamic_upsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, LAYOUTS, Window
 from ._common import autocast_inputs, check_choice, check_tensor, dispatch
-from ._window import check_groups, check_image, check_kernels, group_major, register_window_op, within
+from ._register import check_image
+from ._window import check_groups, check_kernels, group_major, register_window_op, within
 
 _OP = "dynamic_upsample"
 KERNEL_SIZES = (1, 3, 5, 7)

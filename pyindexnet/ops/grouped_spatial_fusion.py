@@ -8,7 +8,8 @@ from torch import Tensor
 from ..reference.grouped_spatial_fusion import grouped_spatial_fusion_window
 from ..reference.window import GROUP_ORDERS, Window
 from ._common import autocast_inputs, check_choice, dispatch
-from ._window import check_groups, check_image, check_kernels, register_window_op
+from ._register import check_image
+from ._window import check_groups, check_kernels, register_window_op
 
 _OP = "grouped_spatial_fusion"
 KERNEL_SIZES = (1, 3, 5, 7)
