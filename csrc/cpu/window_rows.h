@@ -1,66 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weighted window sums of scale 1 and stride 1, CPU: a row of kB channels, x read where it is, rather than copied to scratch
-// memory first. A vector is a run of pixels of the row. Equation: csrc/common/window.h.
+// Rows of cells in memory and in vectors, CPU: any strides, dtypes widened, 0 outside the columns.
 #pragma once
 #include "simd.h"
 
 namespace pyindexnet {
 inline namespace PYINDEXNET_ISA {
 
-// Neighbouring pixels of a row lie side by side in x, z and y; all other strides in elements.
-template <class A>
-struct WindowRow {
-  const A* x;  // column 0 of the window's first row
-  int64_t x_m, x_h;
-  const A* z;  // column 0 of the first tap
-  int64_t z_t;
-  A* y;  // column 0
-  int64_t y_m;
-  int k, row, row_end;      // of the window's rows, [row, row_end) are in the image
-  int64_t before, columns;  // pixels of the window left of the cell's own; columns of the image
-  int64_t begin, end;       // columns of y
-  bool past_caches;         // whether y is written past the caches
-};
+// kK neighbouring columns of a row for each of L cells, the first of them cell j, a multiple of L.
+// Column kK * j + e of the row is p[e * near + j * far].
+template <class T>
+struct WindowRows {
+  using A = typename Accumulate<T>::type;
+  using V = Vec<A>;
+  static constexpr int L = V::size;
 
-// get(p, column) -> the vector at p, where lane 0 has that column of the image.
-template <int kB, class A, class Get>
-PYINDEXNET_INLINE void window_row_sums(const WindowRow<A>& r, int64_t j, Get get, Vec<A> (&sum)[kB]) {
-  for (Vec<A>& one : sum) one = Vec<A>(A(0));
-  const A* x = r.x + r.row * r.x_h + j - r.before;
-  const A* z = r.z + r.row * r.k * r.z_t + j;
-  for (int ty = r.row; ty < r.row_end; ++ty, x += r.x_h) {
-    for (int tx = 0; tx < r.k; ++tx, z += r.z_t) {
-      const Vec<A> w = load(z);
-      for (int b = 0; b < kB; ++b) sum[b] = sum[b] + w * get(x + b * r.x_m + tx, j - r.before + tx);
+  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+  static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+  static int64_t vectors(int64_t columns) { return (columns + L - 1) / L; }
+  static constexpr int count_of(int64_t left) { return left < L ? static_cast<int>(left) : L; }
+  // Columns from `columns` on are 0; j >= 0.
+  template <int kK>
+  static __attribute__((noinline)) void load_tail(
+      const T* p, int64_t near, int64_t far, int64_t j, int64_t columns, V (&out)[kK]) {
+    for (int e = 0; e < kK; ++e) {
+      const int64_t count = (columns - e + kK - 1) / kK;
+      out[e] = j < count ? V(load_lanes(p + e * near + j * far, far, count_of(count - j))) : V(A(0));
     }
   }
-}
-
-// Not more than eight channels: planes tend to lie a power of two apart, and their lines then share a set of the first cache.
-template <int kB, class A>
-__attribute__((noinline)) void window_row(const WindowRow<A>& args) {
-  constexpr int L = Vec<A>::size;
-  const WindowRow<A> r = args;  // a store of y may change what is referred to, as far as the compiler knows
-  const auto whole = [](const A* p, int64_t) PYINDEXNET_LAMBDA_INLINE { return load(p); };
-  const auto inside = [&](const A* p, int64_t column)
-                          PYINDEXNET_LAMBDA_INLINE { return load_between(p, -column, r.columns - column); };
-  for (int64_t j = r.begin; j < r.end; j += L) {
-    Vec<A> sum[kB];
-    if (j >= r.before && j - r.before + r.k - 1 + L <= r.columns) {
-      window_row_sums<kB>(r, j, whole, sum);
-    } else {
-      window_row_sums<kB>(r, j, inside, sum);
+  template <int kK>
+  static __attribute__((noinline)) void store_tail(
+      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK]) {
+    if (kK > 1 && near == 1 && far == kK) {
+      V out[kK];
+      if constexpr (kK > 1) interleave<kK>(in, out);
+      for (int v = 0; v < kK; ++v) {
+        const int64_t first = j * kK + v * L;
+        if (first < columns) store_lanes(p + first, 1, count_of(columns - first), out[v]);
+      }
+      return;
     }
-    for (int b = 0; b < kB; ++b) {
-      A* y = r.y + b * r.y_m + j;
-      if (j + L > r.end) {
-        store_lanes(y, 1, static_cast<int>(r.end - j), sum[b]);
-      } else {
-        r.past_caches ? stream(y, sum[b]) : store(y, sum[b]);
+    for (int e = 0; e < kK; ++e) {
+      const int64_t count = (columns - e + kK - 1) / kK;
+      if (j < count) store_lanes(p + e * near + j * far, far, count_of(count - j), in[e]);
+    }
+  }
+  // Whether vectors of memory are (interleaved) vectors of cells.
+  template <int kK>
+  static bool unit(int64_t near, int64_t far) {
+    return far == kK && (kK == 1 || near == 1);
+  }
+  template <int kK>
+  static PYINDEXNET_INLINE void store_columns(
+      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK], bool past_caches) {
+    if ((j + L) * kK > columns) return store_tail<kK>(p, near, far, j, columns, in);
+    if (kK > 1 && far == 1) {  // a plane for each sub-position
+      for (int e = 0; e < kK; ++e) past_caches ? stream(p + e * near + j, in[e]) : store(p + e * near + j, in[e]);
+      return;
+    }
+    if (!unit<kK>(near, far)) return store_tail<kK>(p, near, far, j, columns, in);
+    V out[kK];
+    if constexpr (kK == 1) {
+      out[0] = in[0];
+    } else {
+      interleave<kK>(in, out);
+    }
+    for (int v = 0; v < kK; ++v) past_caches ? stream(p + j * kK + v * L, out[v]) : store(p + j * kK + v * L, out[v]);
+  }
+
+  // Cells [from, to) of a row, column e of each at out[e * step + cell - from]; 0 outside the columns and where `present` is
+  // false.
+  template <int kK>
+  static PYINDEXNET_INLINE void copy_row(
+      const T* p, bool present, int64_t near, int64_t far, int64_t columns, int64_t from, int64_t to, A* out, int64_t step) {
+    const auto zeros = [&](int64_t j, int64_t end) PYINDEXNET_LAMBDA_INLINE {
+      for (; j < end; j += L) {
+        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, V(A(0)));
+      }
+      return j;
+    };
+    int64_t j = zeros(from, present ? 0 : to);
+    if (!present) return;
+    if (unit<kK>(near, far)) {
+      for (; j < to && (j + L) * kK <= columns; j += L) {
+        V values[kK];
+        for (int v = 0; v < kK; ++v) values[v] = load(p + j * kK + v * L);
+        if constexpr (kK == 1) {
+          store(out + j - from, values[0]);
+        } else {
+          V apart[kK];
+          deinterleave<kK>(values, apart);
+          for (int e = 0; e < kK; ++e) store(out + e * step + j - from, apart[e]);
+        }
       }
     }
+    if (kK > 1 && far == 1) {  // a plane for each sub-position
+      for (; j < to && (j + L) * kK <= columns; j += L) {
+        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, load(p + e * near + j));
+      }
+    }
+    for (; j < to && j * kK < columns; j += L) {
+      V values[kK];
+      load_tail<kK>(p, near, far, j, columns, values);
+      for (int e = 0; e < kK; ++e) store(out + e * step + j - from, values[e]);
+    }
+    zeros(j, to);
   }
-}
+};
 
 }  // namespace PYINDEXNET_ISA
 }  // namespace pyindexnet

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..reference.grouped_spatial_fusion import grouped_spatial_fusion_window
 from ..reference.window import GROUP_ORDERS, Window
 from ._common import autocast_inputs, check_choice, dispatch
-from ._window import check_groups, check_image, check_kernels, register_window_op
+from ._register import check_image
+from ._window import check_groups, check_kernels, register_window_op
 
 _OP = "grouped_spatial_fusion"
 KERNEL_SIZES = (1, 3, 5, 7)
@@ -23,7 +24,7 @@ def _window(op: str, x: Tensor, kernels: Tensor, kernel_size: int, groups: int, 
     return grouped_spatial_fusion_window(x, kernels, kernel_size, groups, group_order)
 
 
-register_window_op(_OP, "kernels", "int kernel_size, int groups, str group_order", _window)
+register_window_op(_OP, ("kernels",), "int kernel_size, int groups, str group_order", _window)
 
 
 def grouped_spatial_fusion(
