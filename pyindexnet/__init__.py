@@ -8,6 +8,8 @@ from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
 from .ops import (
+    affinity_map,
+    affinity_moments,
     carafe,
     dynamic_downsample,
     dynamic_upsample,
@@ -22,6 +24,8 @@ __all__ = [
     "BackendError",
     "__version__",
     "accelerate",
+    "affinity_map",
+    "affinity_moments",
     "backends",
     "carafe",
     "create_model",
