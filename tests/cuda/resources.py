@@ -65,8 +65,10 @@ def _readable(demangled: str) -> str:
         match = re.search(r"window_(\w+)_kernel<([\w:]+)(?:, (?:\(int\))?(\d))?>", demangled)
         if match:
             return f"window{f', scale {match[3]}' if match[3] else ''}, {_DTYPES[match[2]]}: {match[1]}"
-        match = re.search(r"pool_(\w+)_kernel<([\w:]+)>", demangled)
-        return f"non_background_pool, {_DTYPES[match[2]]}: {match[1]}" if match else demangled
+        match = re.search(r"(pool|encoding)_(\w+)_kernel<([\w:]+)(?:, \(bool\)(\d))?>", demangled)
+        family = {"pool": "non_background_pool", "encoding": "affinity"}
+        of_moments = " of moments" if match and match[4] == "1" else ""
+        return f"{family[match[1]]}, {_DTYPES[match[3]]}: {match[2]}{of_moments}" if match else demangled
     kernel, op, dtype, ratio, size, along = match.groups()
     return f"{_OPS[int(op)]}, ratio {ratio}, {_DTYPES[dtype]}: {kernel}, {size} along {_ALONG[int(along)]}"
 
