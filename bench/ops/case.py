@@ -73,7 +73,7 @@ class OpBench:
         name: operator, the key of its :class:`~pyindexnet.testing.OpSpec`.
         normalization: of the index maps, as published.
         inputs, outputs: shapes of its tensors.
-        published: the formula of the papers in eager PyTorch, ``published(x, logits, **peer_options(case))``; the peer.
+        published: the formula of the papers in eager PyTorch, ``published(*tensors, **peer_options(case))``; the peer.
         more: further keyword arguments of the public function.
         kinds: what ``Case.maps`` may be.
     """
@@ -94,9 +94,9 @@ class OpBench:
         """Keyword arguments of the public function."""
         return {"ratio": RATIO, "normalization": self.normalization, **self.more(case)}
 
-    def arguments(self, case: Case, x: Tensor, logits: Tensor) -> tuple[Any, ...]:
+    def arguments(self, case: Case, *tensors: Tensor) -> tuple[Any, ...]:
         """Positional arguments of the dispatcher op and of the reference formula."""
-        return self.spec.arguments(x, logits, **self.options(case))
+        return self.spec.arguments(*tensors, **self.options(case))
 
     def peer_options(self, case: Case) -> dict[str, Any]:
         """Keyword arguments of the published formula."""
@@ -134,7 +134,7 @@ class Tensors:
     """Inputs and output gradients of one case.
 
     Attributes:
-        ours: x and logits (or mask) as our modules hand them over: channels_last maps position-major in their channels.
+        ours: the inputs, x first, as our modules hand them over: channels_last maps position-major in their channels.
         published: the same values as the published formula takes them best: channels_last maps channel-major.
         cotangents: gradients of the outputs.
     """
@@ -157,10 +157,10 @@ def make_inputs(bench: OpBench, case: Case, seed: int = 0) -> Tensors:
         t = torch.randn(shape, generator=rng, dtype=torch.float32, device=case.device).to(case.dtype)
         return stored(t, 0, 2, 3, 1) if case.layout == "channels_last" and t.dim() == 4 else t
 
-    values = (bench.spec.values.get(name, lambda t: t) for name in bench.spec.tensors)
-    x, logits = (value(draw(shape)) for value, shape in zip(values, bench.inputs(case), strict=True))
-    cotangents = tuple(draw(shape) for shape in bench.outputs(case))
-    theirs = logits
-    if case.layout == "channels_last" and logits.dim() == 5:
-        theirs, logits = stored(logits, 0, 3, 4, 1, 2), stored(logits, 0, 3, 4, 2, 1)
-    return Tensors((x, logits), (x, theirs), cotangents)
+    ours, theirs = [], []
+    for name, shape in zip(bench.spec.tensors, bench.inputs(case), strict=False):  # the last ones may be optional
+        t = bench.spec.values.get(name, lambda t: t)(draw(shape))
+        index_map = name == "logits" and case.layout == "channels_last" and t.dim() == 5
+        ours.append(stored(t, 0, 3, 4, 2, 1) if index_map else t)
+        theirs.append(stored(t, 0, 3, 4, 1, 2) if index_map else t)
+    return Tensors(tuple(ours), tuple(theirs), tuple(draw(shape) for shape in bench.outputs(case)))

@@ -30,6 +30,9 @@ SIZE = (2, 3, 4, 6)  # 144 elements, 36 in the low resolution, 144 logits or 48 
         # One group of 9 taps in the plane of x; 25 taps of 2 x 2 sub-positions; 25 taps in the plane of y.
         ("grouped_spatial_fusion", "fusion 3 x 3", 144 + 9 * 48 + 144, 144 + 2 * (144 + 9 * 48)),
         ("dynamic_upsample", "up 5 x 5", 144 + 100 * 48 + 576, 576 + 2 * (144 + 100 * 48)),
+        # Two kernels of 5 x 5; one value for each of 2 x 3 positions, or four for each of 3 groups.
+        ("affinity_map", "encode 5 x 5", 144 + 2 * 25 + 12, 12 + 2 * (144 + 2 * 25)),
+        ("affinity_moments", "moments 5 x 5", 144 + 2 * 25 + 24, 24 + 2 * (144 + 2 * 25)),
         ("dynamic_downsample", "down 5 x 5", 144 + 25 * 12 + 36, 36 + 2 * (144 + 25 * 12)),
     ],
 )
@@ -50,16 +53,17 @@ def test_inputs(op: str, maps: str, layout: str) -> None:
     bench = BENCHES[op]
     case = Case((2, 4, 4, 6), layout=layout, maps=maps)
     tensors = make_inputs(bench, case)
-    x, logits = tensors.ours
-    outputs = bench.spec.function(x, logits, **bench.options(case))
+    x, *others = tensors.ours
+    outputs = bench.spec.function(x, *others, **bench.options(case))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert [y.shape for y in outputs] == [c.shape for c in tensors.cotangents] == [torch.Size(s) for s in bench.outputs(case)]
     moved = bench.bytes_moved(case, "forward")
-    assert moved == sum(t.nbytes for t in (x, logits, *outputs))
+    assert moved == sum(t.nbytes for t in (x, *others, *outputs))
+    logits = others[0]
     assert torch.equal(logits, tensors.published[1])
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    assert all(t.is_contiguous(memory_format=wanted) for t in (x, *outputs, *tensors.cotangents))
-    if logits.dim() == 5:
+    assert all(t.is_contiguous(memory_format=wanted) for t in (x, *outputs, *tensors.cotangents) if t.dim() == 4)
+    if bench.spec.tensors[1] == "logits" and logits.dim() == 5:
         n, c, k, h, w = logits.shape
         # channels_last: the channels of a merged convolution, position-major for ours, channel-major for the published formula
         assert logits.transpose(1, 2).reshape(n, c * k, h, w).is_contiguous(memory_format=wanted) or layout == "contiguous"
