@@ -90,7 +90,7 @@ def _compare(
     judged = sum(run(judge, part, grads), ())
     gold = sum(run(_reference(bench, case), tuple(t.cpu().double() for t in part), grads), ())
     terms = bench.spec.terms(bench.sample(case))
-    labels = [*((n, n) for n in bench.spec.outputs), *((f"grad {n}", n) for n in bench.spec.tensors)]
+    labels = [*((n, n) for n in bench.spec.outputs), *((f"grad {n}", n) for n in bench.spec.names(bench.sample(case)))]
     for (label, key), value, exact, same in zip(labels, values, gold, judged, strict=True):
         bound, found = tolerance(exact.detach(), error(same, exact), terms[key], case.dtype), error(value, exact)
         if found > bound:

@@ -9,6 +9,8 @@ from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
 from .ops import (
     affinity_downsample,
+    affinity_map,
+    affinity_moments,
     affinity_upsample,
     carafe,
     dynamic_downsample,
@@ -25,6 +27,8 @@ __all__ = [
     "__version__",
     "accelerate",
     "affinity_downsample",
+    "affinity_map",
+    "affinity_moments",
     "affinity_upsample",
     "backends",
     "carafe",

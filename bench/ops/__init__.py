@@ -3,6 +3,8 @@
 
 from . import (
     affinity_downsample,
+    affinity_map,
+    affinity_moments,
     affinity_upsample,
     dynamic_downsample,
     dynamic_upsample,
@@ -26,6 +28,8 @@ BENCHES: dict[str, OpBench] = {
         dynamic_downsample,
         affinity_upsample,
         affinity_downsample,
+        affinity_map,
+        affinity_moments,
     )
 }
 #: Every value of ``Case.maps`` that one of them understands.

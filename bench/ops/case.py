@@ -159,13 +159,10 @@ def make_inputs(bench: OpBench, case: Case, seed: int = 0) -> Tensors:
         t = torch.randn(shape, generator=rng, dtype=torch.float32, device=case.device).to(case.dtype)
         return stored(t, 0, 2, 3, 1) if case.layout == "channels_last" and t.dim() == 4 else t
 
-    values = (bench.spec.values.get(name, lambda t: t) for name in bench.spec.tensors)
-    tensors = tuple(value(draw(shape)) for value, shape in zip(values, bench.inputs(case), strict=True))
-    cotangents = tuple(draw(shape) for shape in bench.outputs(case))
-    if case.layout == "contiguous":
-        return Tensors(tensors, tensors, cotangents)
-
-    def maps(*order: int) -> tuple[Tensor, ...]:
-        return tuple(stored(t, *order) if t.dim() == 5 else t for t in tensors)
-
-    return Tensors(maps(0, 3, 4, 2, 1), maps(0, 3, 4, 1, 2), cotangents)
+    ours, theirs = [], []
+    for name, shape in zip(bench.spec.tensors, bench.inputs(case), strict=False):  # the last ones may be optional
+        t = bench.spec.values.get(name, lambda t: t)(draw(shape))
+        index_map = name == "logits" and case.layout == "channels_last" and t.dim() == 5
+        ours.append(stored(t, 0, 3, 4, 2, 1) if index_map else t)
+        theirs.append(stored(t, 0, 3, 4, 1, 2) if index_map else t)
+    return Tensors(tuple(ours), tuple(theirs), tuple(draw(shape) for shape in bench.outputs(case)))

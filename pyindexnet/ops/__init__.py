@@ -2,6 +2,8 @@
 """The operators: public functions over backends that are registered with PyTorch."""
 
 from .affinity_downsample import affinity_downsample
+from .affinity_map import affinity_map
+from .affinity_moments import affinity_moments
 from .affinity_upsample import affinity_upsample
 from .carafe import carafe
 from .dynamic_downsample import dynamic_downsample
@@ -14,6 +16,8 @@ from .non_background_pool import non_background_pool
 
 __all__ = [
     "affinity_downsample",
+    "affinity_map",
+    "affinity_moments",
     "affinity_upsample",
     "carafe",
     "dynamic_downsample",

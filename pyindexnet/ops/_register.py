@@ -22,15 +22,16 @@ def check_image(op: str, name: str, x: Tensor) -> None:
 
 
 def check_grad(op: str, name: str, grad: Tensor, x: Tensor, size: tuple[Any, ...]) -> None:
-    check_tensor(op, name, grad, ("N", "C", "H", "W"))
+    check_tensor(op, name, grad, ("N", "C", "H", "W") if len(size) == 4 else tuple(map(str, size)))
     if tuple(grad.shape) != size:
         raise ValueError(f"{op}: {name} must be {size}, got {tuple(grad.shape)}")
     check_same(op, name, grad, x)
 
 
 def empty_image(x: Tensor, size: Sequence[Any]) -> Tensor:
-    """An output: dtype, device and memory format of ``x``."""
-    return torch.empty(tuple(size), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    """An output: dtype and device of ``x``; the memory format too where it is an image, else contiguous."""
+    layout = memory_format(x) if len(size) == 4 else torch.contiguous_format
+    return torch.empty(tuple(size), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def register_operator(
@@ -40,8 +41,8 @@ def register_operator(
     options: str,
     sizes: Callable[..., Sizes],
     reference: Callable[..., Tensor | tuple[Tensor, ...]],
-    backward_reference: Callable[..., tuple[Tensor, ...]],
-    double_backward_reference: Callable[..., tuple[Tensor, ...]],
+    backward_reference: Callable[..., tuple[Any, ...]],
+    double_backward_reference: Callable[..., tuple[Any, ...]],
     grads: Sequence[str] = ("grad",),
     forward_options: str = "",
     backward_sizes: Callable[..., Sizes] | None = None,
@@ -53,8 +54,9 @@ def register_operator(
 
     Args:
         op: name.
-        tensors: names of the tensors, all of them differentiable. The first, an image (N, C, H, W), gives outputs and its own
-            gradient their memory format; the gradients of the others take the strides of theirs.
+        tensors: names of the tensors, all of them differentiable; ``name?`` may be None, and its gradient is then empty. The
+            first, an image (N, C, H, W), gives outputs and its own gradient their memory format; the gradients of the others
+            take the strides of theirs.
         options: schema of the arguments that forward and backward take.
         sizes: shapes of the outputs; checks the forward's arguments, ``sizes(name, *arguments)``.
         reference: the forward in plain PyTorch.
@@ -86,17 +88,19 @@ def register_operator(
 
     def fake_backward(*args: Any) -> tuple[Tensor, ...]:
         (x, *others), (need_x, *need) = args[outputs : outputs + count], args[-count:]
-        rest = (torch.empty_like(t) if n else x.new_empty(0) for t, n in zip(others, need, strict=True))
+        rest = (torch.empty_like(t) if n and t is not None else x.new_empty(0) for t, n in zip(others, need, strict=True))
         return empty_image(x, x.shape) if need_x else x.new_empty(0), *rest
 
     def run_reference(x: Tensor, *args: Any) -> Any:
         values = reference(x, *args)
-        return one_or_all([like(y, x) for y in ((values,) if isinstance(values, Tensor) else values)])
+        return one_or_all([empty_image(x, y.shape).copy_(y) for y in ((values,) if isinstance(values, Tensor) else values)])
 
     def run_backward_reference(*args: Any) -> tuple[Tensor, ...]:
         (x, *others), (need_x, *need) = args[outputs : outputs + count], args[-count:]
         grad_x, *found = backward_reference(*args[:-count])
-        rest = (like_logits(g, t) if n else x.new_empty(0) for g, t, n in zip(found, others, need, strict=True))
+        rest = (
+            like_logits(g, t) if n and t is not None else x.new_empty(0) for g, t, n in zip(found, others, need, strict=True)
+        )
         return like(grad_x, x) if need_x else x.new_empty(0), *rest
 
     shared = len(options.split(","))
@@ -116,14 +120,17 @@ def register_operator(
 
     def double_backward(call: Any, ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        used = (c if n else torch.zeros_like(t) for c, n, t in zip(cotangents, ctx.need, saved[outputs:], strict=True))
+        used = (
+            None if t is None else c if n else torch.zeros_like(t)
+            for c, n, t in zip(cotangents, ctx.need, saved[outputs:], strict=True)
+        )
         found = double_backward_reference(*used, *saved, *ctx.options)
-        cast = (g.to(t.dtype) for g, t in zip(found, saved, strict=True))
+        cast = (None if t is None else g.to(t.dtype) for g, t in zip(found, saved, strict=True))
         return *cast, *(None for _ in ctx.options), *(None for _ in ctx.need)
 
-    arguments = ", ".join(f"Tensor {name}" for name in tensors)
+    arguments = ", ".join(f"Tensor? {name[:-1]}" if name.endswith("?") else f"Tensor {name}" for name in tensors)
     given = ", ".join(f"Tensor {name}" for name in grads)
-    needs = ", ".join(f"bool need_{name}" for name in tensors)
+    needs = ", ".join(f"bool need_{name.rstrip('?')}" for name in tensors)
     more = f", {forward_options}" if forward_options else ""
 
     def returns(n: int) -> str:

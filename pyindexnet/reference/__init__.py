@@ -2,6 +2,8 @@
 """The operators in plain PyTorch, forward and closed-form backward: the specification that every backend is tested against."""
 
 from .affinity_downsample import affinity_downsample_reference
+from .affinity_map import affinity_map_backward_reference, affinity_map_reference
+from .affinity_moments import affinity_moments_backward_reference, affinity_moments_reference
 from .affinity_upsample import affinity_upsample_reference
 from .dynamic_downsample import dynamic_downsample_reference
 from .dynamic_upsample import dynamic_upsample_reference
@@ -15,6 +17,10 @@ from .normalization import NORMALIZATIONS
 __all__ = [
     "NORMALIZATIONS",
     "affinity_downsample_reference",
+    "affinity_map_backward_reference",
+    "affinity_map_reference",
+    "affinity_moments_backward_reference",
+    "affinity_moments_reference",
     "affinity_upsample_reference",
     "dynamic_downsample_reference",
     "dynamic_upsample_reference",

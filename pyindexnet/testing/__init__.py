@@ -2,6 +2,7 @@
 """What decides whether a backend is right: samples, the float64 reference, the tolerance rule. Tests and commands share it."""
 
 from .affinity_specs import AFFINITY_SPECS
+from .encoding_specs import ENCODING_SPECS
 from .parity import Measurement, measure, tolerance
 from .specs import SPECS, OpSpec, Sample
 from .tensors import LAYOUTS, make_tensors
@@ -9,5 +10,6 @@ from .window_specs import WINDOW_SPECS
 
 SPECS.update(WINDOW_SPECS)
 SPECS.update(AFFINITY_SPECS)
+SPECS.update(ENCODING_SPECS)
 
 __all__ = ["LAYOUTS", "SPECS", "Measurement", "OpSpec", "Sample", "make_tensors", "measure", "tolerance"]

@@ -106,7 +106,7 @@ def measure(
 
     terms = spec.terms(sample)
     rows = []
-    names = [*((n, n) for n in spec.outputs), *((f"grad {n}", n) for n in spec.tensors)]
+    names = [*((n, n) for n in spec.outputs), *((f"grad {n}", n) for n in spec.names(sample))]
     for (label, name), v, g, r in zip(names, sum(value, ()), sum(gold, ()), sum(reference, ()), strict=True):
         reference_error = error(r, g)
         worst: tuple[int, ...] = ()

@@ -23,7 +23,7 @@ class Sample:
 
     Attributes:
         id: unique within the operator; seeds the values.
-        shapes: of the tensors, in the order of ``OpSpec.tensors``.
+        shapes: of the tensors, in the order of ``OpSpec.tensors``; the last ones may be missing where they are optional.
         options: keyword arguments of the public function.
         scales: standard deviation of the values by tensor name; 1 by default.
         smooth: whether finite differences in float64 can tell the derivatives.
@@ -67,6 +67,10 @@ class OpSpec:
     bad_arguments: tuple[Callable[[list[Any]], None], ...]
     backward_options: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     values: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    def names(self, sample: Sample) -> tuple[str, ...]:
+        """The tensors that a sample has."""
+        return self.tensors[: len(sample.shapes)]
 
     def default_options(self) -> dict[str, Any]:
         return dict(self.samples[0].options)

@@ -47,7 +47,7 @@ def make_tensors(
     """Inputs of ``spec`` for ``sample``: reproducible, rounded to ``dtype``, without gradient."""
     rng = torch.Generator().manual_seed(zlib.crc32(f"{spec.name}|{sample.id}".encode()))
     out = []
-    for name, shape in zip(spec.tensors, sample.shapes, strict=True):
+    for name, shape in zip(spec.names(sample), sample.shapes, strict=True):
         t = torch.randn(shape, generator=rng, dtype=torch.float64) * sample.scales.get(name, 1.0)
         t = spec.values.get(name, lambda t: t)(t)
         out.append(_layout(t.to(dtype).to(device), layout))

@@ -69,8 +69,10 @@ def _readable(demangled: str) -> str:
             family, kernel, dtype, scale, of_rank = match.groups()
             family = "affinity" if of_rank in ("true", "1") else family
             return f"{family}{f', scale {scale}' if scale else ''}, {_DTYPES[dtype]}: {kernel}"
-        match = re.search(r"pool_(\w+)_kernel<([\w:]+)>", demangled)
-        return f"non_background_pool, {_DTYPES[match[2]]}: {match[1]}" if match else demangled
+        match = re.search(r"(pool|encoding)_(\w+)_kernel<([\w:]+)(?:, \(bool\)(\d))?>", demangled)
+        family = {"pool": "non_background_pool", "encoding": "encoding"}
+        of_moments = " of moments" if match and match[4] == "1" else ""
+        return f"{family[match[1]]}, {_DTYPES[match[3]]}: {match[2]}{of_moments}" if match else demangled
     kernel, op, dtype, ratio, size, along = match.groups()
     return f"{_OPS[int(op)]}, ratio {ratio}, {_DTYPES[dtype]}: {kernel}, {size} along {_ALONG[int(along)]}"
 

@@ -8,6 +8,7 @@ from typing import Any
 from pyindexnet.reference.normalization import NORMALIZATIONS
 from pyindexnet.testing import SPECS, Sample
 from pyindexnet.testing.affinity_specs import AFFINITY_SPECS
+from pyindexnet.testing.encoding_specs import ENCODING_SPECS, encoding_sample
 from pyindexnet.testing.window_specs import WINDOW_SPECS
 
 # (N, C, H, W), ratio, holistic. Widths and channels divisible by 4 take the vector kernels, the others the general ones.
@@ -87,3 +88,13 @@ for _name in AFFINITY_SPECS:
 for _name in WINDOW_SPECS:
     # With two of its tests': under the thread sanitizer a sample takes seconds.
     KERNEL_SAMPLES[_name] = (_window_sample(_name), *WINDOW_SPECS[_name].samples[2:4])
+
+# More positions than a block has threads, channels in slices, several groups, ranks and samples.
+KERNEL_SAMPLES["affinity_map"] = (
+    encoding_sample((2, 5, 9, 21), (True, False), 2, 3, 2, True, scale=0.5, negative_slope=0.1),
+    ENCODING_SPECS["affinity_map"].samples[3],
+)
+KERNEL_SAMPLES["affinity_moments"] = (
+    encoding_sample((2, 6, 9, 21), (False, True), 2, 3, 2, None, groups=3),
+    ENCODING_SPECS["affinity_moments"].samples[2],
+)

@@ -15,6 +15,8 @@ pytest.importorskip("triton")
 
 from pyindexnet.kernels import (
     affinity_downsample,
+    affinity_map,
+    affinity_moments,
     affinity_upsample,
     dynamic_downsample,
     dynamic_upsample,
@@ -172,6 +174,42 @@ def _affinity_down(s: Affine, dtype: torch.dtype) -> list[aot.Launch]:
     return aot.launches(affinity_downsample.affinity_downsample, x, a, p, *options) + back
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Inputs of affinity_map and affinity_moments on the meta device."""
+
+    k: int = 5
+    rank: int = 1
+    affine: bool = True
+    channels_last: bool = False
+
+    def __str__(self) -> str:
+        more = "-affine" * self.affine + "-channels_last" * self.channels_last
+        return f"k{self.k}-d{self.rank}{more}"
+
+    def tensors(self, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """x, u and affine."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        x = torch.empty(2, 64, 64, 64, dtype=dtype, device="meta").to(memory_format=layout)
+        u = torch.empty(1, 1, self.rank, self.k, self.k, dtype=dtype, device="meta")
+        return x, u, torch.empty(2, 64, self.rank, 2, 2, dtype=dtype, device="meta")
+
+
+def _affinity_map(s: Encoded, dtype: torch.dtype) -> list[aot.Launch]:
+    x, u, affine = s.tensors(dtype)
+    grad = torch.empty(2, s.rank, 32, 32, dtype=dtype, device="meta")
+    options = (affine if s.affine else None, 2, 0.125, 0.01)
+    back = aot.launches(affinity_map.affinity_map_backward, grad, x, u, u, *options, True, True, True, s.affine)
+    return aot.launches(affinity_map.affinity_map, x, u, u, *options) + back
+
+
+def _affinity_moments(s: Encoded, dtype: torch.dtype) -> list[aot.Launch]:
+    x, u, _ = s.tensors(dtype)
+    grad = torch.empty(2, 32, s.rank, 2, 2, dtype=dtype, device="meta")
+    back = aot.launches(affinity_moments.affinity_moments_backward, grad, x, u, u, 32, 2, True, True, True)
+    return aot.launches(affinity_moments.affinity_moments, x, u, u, 32, 2) + back
+
+
 _LAYOUTS = [Indexed(holistic=a, channels_last=b) for a, b in itertools.product((False, True), repeat=2)]
 _OTHER_RATIOS = [Indexed(ratio=r, channels_last=b) for r in (3, 4) for b in (False, True)]
 _HOWS = [Indexed(how=how) for how in ("none", "sigmoid", "softmax", "softmax_sigmoid")]
@@ -207,6 +245,9 @@ KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], int, l
         [Affine(5, "sigmoid_softmax", channels_last=True, rank=4), Affine(7, "softmax_sigmoid", 4, size=63, rank=2)],
     ),
     ("affinity_downsample", _affinity_down, 3, [Affine(6, "softmax")], [Affine(14, "sigmoid_softmax", 2, True, rank=16)]),
+    # One launch forward; backward one each for the encodings' gradients, grad_x and the kernels' sums, after the moments.
+    ("affinity_map", _affinity_map, 4, [Encoded(channels_last=b) for b in (False, True)], [Encoded(14, 3, False)]),
+    ("affinity_moments", _affinity_moments, 5, [Encoded(affine=False)], []),
     ("dynamic_downsample", _dynamic_down, 3, [Dynamic(6, "softmax")], [Dynamic(14, "sigmoid_softmax", 2, True)]),
 )
 
