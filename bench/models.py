@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench models``: whole networks with the published formulas, the reference operators, each fused backend, and peers."""
+"""``python -m bench models``: whole networks in the published formulas, with reference and fused operators, and by peers."""
 
 from __future__ import annotations
 

@@ -4,20 +4,36 @@
 On a CPU PyTorch offers this through oneDNN (``torch.ops.mkldnn``): an activation costs nothing where the sum of a convolution
 is still in registers, and weights are kept in the order in which its kernels read them. Elsewhere, and where a graph is
 captured (``torch.compile``, ``torch.export``, tracing), the same is written with PyTorch's own operators.
+
+Kernels of 5 x 5 are convolved by minimal filtering, see :mod:`pyindexnet.ops.winograd`: direct convolution already runs at
+the speed of the arithmetic, so that only fewer multiplications are faster.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyindexnet import backends
 from pyindexnet.nn.conv import ConvBNAct
+from pyindexnet.ops import winograd
+from pyindexnet.ops.winograd import transform_weight, winograd_convolution
 
+#: Side of the kernels that are convolved by minimal filtering: it saves a 3 x 3 kernel less and costs it more accuracy.
+FILTERED_SIZE = 5
+_FEWEST_PIXELS = 256
 _Attribute = tuple[str, list[float]]
-_Packed = tuple[tuple[Any, ...], Tensor]
+#: Bounds of the output of an activation that does no more than bound its input.
+_BOUNDS: dict[type[nn.Module], Callable[[Any], tuple[float, float]]] = {
+    nn.Identity: lambda act: (-math.inf, math.inf),
+    nn.ReLU: lambda act: (0.0, math.inf),
+    nn.ReLU6: lambda act: (act.min_val, act.max_val),
+}
 
 
 class FusedConv(nn.Module):
@@ -30,7 +46,8 @@ class FusedConv(nn.Module):
         conv: with zero padding; its weights are copied.
         norm: follows it; None or an identity: nothing does.
         act: follows that, the module itself is used; None: linear.
-    Shape: x (N, in_channels, H, W), residual as the output or None -> (N, out_channels, H', W').
+    Shape: x (N, in_channels, H, W), residual as the output or None; the last of the input channels may come apart, as ``more``,
+        which saves concatenating them -> (N, out_channels, H', W').
     Raises:
         ValueError: a norm that keeps no running statistics, or a padding of other values than zeros.
     """
@@ -47,50 +64,70 @@ class FusedConv(nn.Module):
         self.stride, self.padding = cast("tuple[int, int]", conv.stride), conv.padding
         self.dilation, self.groups = cast("tuple[int, int]", conv.dilation), conv.groups
         self.act = nn.Identity() if act is None else act
-        self._packed: _Packed | None = None
+        self._filterable = (
+            (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
+            and self.weight.shape[2] == self.weight.shape[3] == FILTERED_SIZE
+            and self.padding == (FILTERED_SIZE // 2, FILTERED_SIZE // 2)
+            and type(self.act) in _BOUNDS
+        )
+        self._kept: tuple[tuple[Any, ...], Any] | None = None
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, more: Tensor | None = None) -> Tensor:
+        if residual is None and self._filters(x, more):
+            low, high = _BOUNDS[type(self.act)](self.act)
+            weight, bias = self._prepared("filtered", None, lambda: transform_weight(self.weight, self.bias))
+            channels, size = self.weight.shape[0], self.weight.shape[2]
+            return winograd_convolution(x, weight, bias, channels=channels, kernel_size=size, more=more, low=low, high=high)
+        if more is not None:
+            x = torch.cat((x, more), 1)
         attribute = _attribute(self.act)
-        if attribute is None or not self._packs(x):
+        if attribute is None or not (_eager(x) and x.dtype == self.weight.dtype and _supports(x.dtype)):
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return self.act(y if residual is None else y + residual)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        weight, (name, scalars) = self._weight(x), attribute
-        if residual is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, name, scalars, "")
-        # after a sum oneDNN's binding knows the ReLU alone
-        unary = name if name == "relu" else None
-        y = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, residual, weight, self.bias, *geometry, "add", 1.0, unary, [], None
-        )
-        return y if unary or name == "none" else self.act(y)
+        weight, (name, scalars) = self._packed(x), attribute
+        if residual is not None and self.groups == 1:
+            # after a sum oneDNN's binding knows the ReLU alone
+            unary = name if name == "relu" else None
+            y = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, residual, weight, self.bias, *geometry, "add", 1.0, unary, [], None
+            )
+            return y if unary or name == "none" else self.act(y)
+        if residual is not None:
+            name, scalars = "none", []
+        y = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, name, scalars, "")
+        return y if residual is None else self.act(y + residual)
 
-    def _packs(self, x: Tensor) -> bool:
-        """Whether oneDNN's fused convolution takes ``x``."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or (torch.is_grad_enabled() and x.requires_grad):
+    def _filters(self, x: Tensor, more: Tensor | None) -> bool:
+        """Whether to convolve by minimal filtering: docs/performance.md has the measurements behind it."""
+        if not self._filterable or not _eager(x) or backends.forced() not in (None, "cpu"):
             return False
-        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-            return False
-        return x.numel() > 0 and x.dtype == self.weight.dtype and _supports(x.dtype)
+        inputs = (x,) if more is None else (x, more)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        return pixels >= _FEWEST_PIXELS and all(winograd.why_not(t, self.weight) is None for t in inputs)
 
-    def _weight(self, x: Tensor) -> Tensor:
-        """The weights in oneDNN's order for inputs of this shape; the last ones are kept."""
+    def _packed(self, x: Tensor) -> Tensor:
+        """The weights in oneDNN's order for inputs of this shape."""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        return self._prepared("packed", x.shape, lambda: reorder(self.weight, *geometry, list(x.shape)))
+
+    def _prepared(self, form: str, shape: torch.Size | None, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes of the weights for inputs of this shape; the last one is kept until the weights change."""
         weight = self.weight
-        key = (x.shape, weight.dtype, weight.data_ptr(), weight._version)
-        packed = self._packed
-        if packed is None or packed[0] != key:
+        version = 0 if weight.is_inference() else weight._version  # inference tensors count none
+        key = (form, shape, weight.dtype, weight.data_ptr(), version)
+        kept = self._kept
+        if kept is None or kept[0] != key:
             with torch.no_grad():
-                order = torch.ops.mkldnn._reorder_convolution_weight(
-                    weight, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
-                )
-            self._packed = packed = (key, order)
-        return packed[1]
+                self._kept = kept = (key, make())
+        return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # oneDNN's tensors cannot be copied
+        return {**self.__dict__, "_kept": None}  # oneDNN's tensors cannot be copied
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
@@ -133,7 +170,17 @@ def _attribute(act: nn.Module) -> _Attribute | None:
     return ("relu", []) if isinstance(act, nn.ReLU) else None
 
 
+def _eager(x: Tensor) -> bool:
+    """Whether kernels without a derivative, which a compiler cannot fuse, may take ``x``."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return x.device.type == "cpu" and x.numel() > 0
+
+
 def _supports(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves this dtype here."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
     if dtype == torch.float32:
         return True
     if dtype == torch.bfloat16:
