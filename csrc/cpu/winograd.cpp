@@ -20,12 +20,12 @@ constexpr int64_t kFewestTiles = 12, kMostTiles = 48;
 
 ChannelsLast channels_last(const char* name, const Tensor& t, const Tensor& x) {
   STD_TORCH_CHECK(t.dim() == 4, kOp, ": ", name, " must have 4 dimensions, got ", t.dim());
-  STD_TORCH_CHECK(t.scalar_type() == torch::headeronly::ScalarType::Float, kOp, ": ", name, " must be float32");
+  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), kOp, ": ", name, " must have the dtype of x");
   for (const int d : {0, 2, 3}) {
     STD_TORCH_CHECK(t.size(d) == x.size(d), kOp, ": ", name, " must have the size of x, got ", t.size(d));
   }
   STD_TORCH_CHECK(t.size(1) <= 1 || t.stride(1) == 1, kOp, ": ", name, " must be channels_last");
-  return {static_cast<float*>(t.mutable_data_ptr()), t.size(1), t.stride(0), t.stride(2), t.stride(3)};
+  return {t.mutable_data_ptr(), t.size(1), t.stride(0), t.stride(2), t.stride(3)};
 }
 
 const float* dense(const char* name, const Tensor& t, int64_t elements) {
@@ -34,10 +34,13 @@ const float* dense(const char* name, const Tensor& t, int64_t elements) {
   return static_cast<const float*>(t.mutable_data_ptr());
 }
 
-Tensor winograd_convolution(Tensor x, Tensor more, Tensor weight, Tensor bias, int64_t channels, int64_t kernel_size,
-    double low, double high) {
+Tensor winograd_convolution(
+    Tensor x, Tensor more, Tensor weight, Tensor bias, int64_t channels, int64_t kernel_size, double low, double high) {
   STD_TORCH_CHECK(kernel_size == 3 || kernel_size == 5, kOp, ": kernel_size must be 3 or 5, got ", kernel_size);
+  using torch::headeronly::ScalarType;
   WinogradArgs a;
+  a.half = x.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK(a.half || x.scalar_type() == ScalarType::Float, kOp, ": x must be float32 or bfloat16");
   a.x[0] = channels_last("x", x, x);
   a.x[1] = channels_last("more", more, x);
   STD_TORCH_CHECK(a.x[0].C >= kWidestVector && (a.x[1].C == 0 || a.x[1].C >= kWidestVector), kOp,
@@ -62,7 +65,7 @@ Tensor winograd_convolution(Tensor x, Tensor more, Tensor weight, Tensor bias, i
 
   const int64_t slots = torch::stable::get_num_threads(), elements = (winograd_scratch(a) + 15) / 16 * 16;
   const int64_t size[] = {slots, elements};
-  Tensor memory = torch::stable::empty({size, 2}, torch::headeronly::ScalarType::Float, std::nullopt, x.device());
+  Tensor memory = torch::stable::empty({size, 2}, ScalarType::Float, std::nullopt, x.device());
   float* const scratch = static_cast<float*>(memory.mutable_data_ptr());
   const auto kernel = select_winograd_runs();
   std::atomic<int64_t> next{0};

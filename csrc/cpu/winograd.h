@@ -13,7 +13,7 @@ inline constexpr int64_t kWinogradSkew = 16;
 
 // A map whose channels are neighbours in memory. Strides in elements.
 struct ChannelsLast {
-  float* data = nullptr;
+  void* data = nullptr;
   int64_t C = 0, n = 0, h = 0, w = 0;
 };
 
@@ -23,6 +23,7 @@ struct WinogradArgs {
   const float* weight = nullptr;  // [64, C, padded], transformed
   const float* bias = nullptr;    // [padded]
   int64_t N = 0, H = 0, W = 0;
+  bool half = false;   // maps are bfloat16, else float; all else is float
   int64_t padded = 0;  // output channels, rounded up to kWidestVector
   int64_t kernel_size = 0;
   float low = 0, high = 0;  // of the output

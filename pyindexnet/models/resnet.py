@@ -51,7 +51,8 @@ class Bottleneck(nn.Module):
 
     def join_activation(self) -> None:
         """Make the last activation that of the convolution before the sum: the same function, ready to be fused."""
-        self.expand.act, self.act = self.act, nn.Identity()
+        if isinstance(self.expand.act, nn.Identity):
+            self.expand.act, self.act = self.act, nn.Identity()
 
 
 class ResNet50(nn.Module):

@@ -103,7 +103,7 @@ class FusedConv(nn.Module):
 
     def _filters(self, x: Tensor, more: Tensor | None) -> bool:
         """Whether to convolve by minimal filtering: docs/performance.md has the measurements behind it."""
-        if not self._filterable or not _eager(x) or backends.forced() not in (None, "cpu"):
+        if not self._filterable or x.dtype != self.weight.dtype or not _eager(x) or backends.forced() not in (None, "cpu"):
             return False
         inputs = (x,) if more is None else (x, more)
         pixels = x.shape[0] * x.shape[2] * x.shape[3]

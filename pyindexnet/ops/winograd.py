@@ -27,6 +27,7 @@ KERNEL_SIZES = (3, 5)
 #: Output channels are padded to a multiple of this, and no input may have fewer: the widest vector.
 VECTOR = 16
 
+_TILES = torch.cpu._is_amx_tile_supported()
 _NAME = "pyindexnet::winograd_convolution"
 torch.library.define(
     _NAME,
@@ -47,8 +48,10 @@ def why_not(x: Tensor, weight: Tensor) -> str | None:
     """None where the kernel can convolve ``x`` with ``weight`` (K, C, r, r), else the reason why it cannot."""
     if _extension.MODULE is None:
         return _extension.REASON
-    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32:
-        return f"it takes float32 on the CPU, not {x.dtype} on {x.device}"
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes float32 and bfloat16 on the CPU, not {x.dtype} on {x.device}"
+    if x.dtype == torch.bfloat16 and _TILES:
+        return "this processor multiplies bfloat16 in tiles (AMX), which is faster"
     if weight.shape[2] != weight.shape[3] or weight.shape[2] not in KERNEL_SIZES:
         return f"it takes kernels of 3 x 3 and 5 x 5, not {weight.shape[2]} x {weight.shape[3]}"
     if x.shape[1] < VECTOR:
@@ -90,14 +93,15 @@ def winograd_convolution(
     """clamp(conv2d(cat(x, more)) + bias, low, high) at stride 1, the size kept by zero padding. Inference: no gradients.
 
     Args:
-        x: (N, C, H, W), float32 on the CPU, channels_last (or a slice of channels of such a map), C >= 16; see :func:`why_not`.
+        x: (N, C, H, W), float32 or bfloat16 (arithmetic in float32) on the CPU, channels_last (or a slice of channels of such a
+            map), C >= 16; see :func:`why_not`.
         weight, bias: of :func:`transform_weight`.
         channels: of the output.
         kernel_size: 3 or 5.
         more: (N, C', H, W), more input channels as if they were concatenated, like ``x``.
         low, high: bounds of the output; 0 and infinity are a ReLU.
     Returns:
-        (N, channels, H, W), channels_last.
+        (N, channels, H, W), dtype of ``x``, channels_last.
     Raises:
         RuntimeError: shape, dtype or layout.
     Memory: scratch of about 1 MiB for each thread. Deterministic: yes.

@@ -38,15 +38,17 @@ def conv_case(channels: int, more: int, out: int, size: int, n: int, h: int, w: 
 
 @pytest.mark.parametrize("bounds", [(-torch.inf, torch.inf), (0.0, 1.5)], ids=["linear", "clamped"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "x".join(map(str, c)))
-def test_output(case: tuple[int, ...], bounds: tuple[float, float]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_output(case: tuple[int, ...], bounds: tuple[float, float], dtype: torch.dtype) -> None:
     x, more, weight, bias = conv_case(*case)
+    x, more, weight, bias = (t.to(dtype) for t in (x, more, weight, bias))
     both = torch.cat((x, more), 1)
     gold = F.conv2d(both.double(), weight.double(), bias.double(), padding=case[3] // 2).clamp(*bounds)
     judge = error(F.conv2d(both, weight, bias, padding=case[3] // 2).clamp(*bounds), gold)
     prepared = transform_weight(weight, bias)
     y = winograd_convolution(x, *prepared, channels=case[2], kernel_size=case[3], more=more, low=bounds[0], high=bounds[1])
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert error(y, gold) <= tolerance(gold, judge, weight[0].numel(), torch.float32)
+    assert error(y, gold) <= tolerance(gold, judge, weight[0].numel(), dtype)
 
 
 def test_slice_of_channels_and_nan() -> None:
@@ -110,7 +112,7 @@ def test_why_not() -> None:
     x, _, weight, _ = conv_case(16, 0, 3, 5, 1, 8, 8)
     assert why_not(x, weight) is None
     for reason, case in (
-        ("float32 on the CPU", (x.double(), weight)),
+        ("float32 and bfloat16 on the CPU", (x.double(), weight)),
         ("3 x 3 and 5 x 5, not 4 x 4", (x, weight[:, :, :4, :4])),
         ("16 channels and more, not 8", (x[:, :8], weight)),
         ("channels_last", (x.contiguous(), weight)),
@@ -124,7 +126,7 @@ def test_why_not() -> None:
     ("position", "value", "message"),
     [
         (0, torch.zeros(1, 16, 8), "x must have 4 dimensions, got 3"),
-        (0, torch.zeros(1, 16, 8, 8).double(), "x must be float32"),
+        (0, torch.zeros(1, 16, 8, 8).double(), "x must be float32 or bfloat16"),
         (0, torch.zeros(1, 16, 8, 8), "x must be channels_last"),
         (1, torch.zeros(1, 0, 9, 8), "more must have the size of x, got 9"),
         (2, torch.zeros(64, 16, 8), "weight must be 16384 contiguous float32"),

@@ -45,8 +45,8 @@ PYINDEXNET_INLINE void from_points(const V (&m)[S], V (&out)[M]) {
   const V diff1 = m[1] - m[2], diff2 = m[3] - m[4], diff3 = m[5] - m[6];
   float power = 1;
   for (int i = 0; i < M; ++i, power *= 2) {
-    out[i] = i % 2 ? diff1 + scaled(power, diff2) + scaled(1 / power, diff3)
-                   : sum1 + scaled(power, sum2) + scaled(1 / power, sum3);
+    out[i] =
+        i % 2 ? diff1 + scaled(power, diff2) + scaled(1 / power, diff3) : sum1 + scaled(power, sum2) + scaled(1 / power, sum3);
   }
   out[0] = out[0] + m[0];
   out[M - 1] = out[M - 1] + m[7];
@@ -63,8 +63,7 @@ PYINDEXNET_INLINE void product(const float* v, int64_t C, const float* u, int64_
     V b[NV];
     for (int j = 0; j < NV; ++j) b[j] = load(u + c * padded + j * L);
     for (int r = 0; r < R; ++r) {
-      const V a(v[r * C + c]);
-      for (int j = 0; j < NV; ++j) sum[r][j] = sum[r][j] + a * b[j];
+      for (int j = 0; j < NV; ++j) sum[r][j] = sum[r][j] + scaled(v[r * C + c], b[j]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -79,11 +78,12 @@ void product_rows(const float* v, int64_t C, const float* u, int64_t padded, flo
   for (; k < padded; k += L) product<R, 1>(v, C, u + k, padded, m + k);
 }
 
-template <int M>
+// M: side of an output tile; T: of the maps in memory.
+template <int M, class T>
 class Winograd {
   const WinogradArgs& a_;
   const int64_t C_;
-  float* const zeros_;
+  T* const zeros_;
   float* const v_;
   float* const m_;
   const int64_t v_step_, m_step_;
@@ -92,14 +92,14 @@ class Winograd {
   Winograd(const WinogradArgs& a, float* scratch)
       : a_(a),
         C_(a.x[0].C + a.x[1].C),
-        zeros_(scratch + kWinogradPoints * (a.block * (C_ + a.padded) + 2 * kWinogradSkew)),
+        zeros_(reinterpret_cast<T*>(scratch + kWinogradPoints * (a.block * (C_ + a.padded) + 2 * kWinogradSkew))),
         v_(scratch),
         m_(scratch + kWinogradPoints * (a.block * C_ + kWinogradSkew)),
         v_step_(a.block * C_ + kWinogradSkew),
         m_step_(a.block * a.padded + kWinogradSkew) {}
 
   void run(int64_t begin, int64_t end) const {
-    std::memset(zeros_, 0, C_ * sizeof(float));
+    std::memset(zeros_, 0, C_ * sizeof(T));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % a_.runs * a_.block;
       const int64_t row = item / a_.runs % a_.tile_rows * M, n = item / (a_.runs * a_.tile_rows);
@@ -128,12 +128,13 @@ class Winograd {
   void read(const ChannelsLast& x, int64_t n, int64_t row, int64_t column, float* v) const {
     if (x.C == 0) return;
     const int64_t before = a_.kernel_size / 2, step = v_step_;
-    const float* pixel[S][S];
+    const T* const data = static_cast<const T*>(x.data) + n * x.n;
+    const T* pixel[S][S];
     for (int i = 0; i < S; ++i) {
       for (int j = 0; j < S; ++j) {
         const int64_t h = row - before + i, w = column - before + j;
         const bool inside = h >= 0 && h < a_.H && w >= 0 && w < a_.W;
-        pixel[i][j] = inside ? x.data + n * x.n + h * x.h + w * x.w : zeros_;
+        pixel[i][j] = inside ? data + h * x.h + w * x.w : zeros_;
       }
     }
     for (int64_t c = 0; c < x.C; c += L) {
@@ -157,7 +158,7 @@ class Winograd {
     const ChannelsLast y = a_.y;
     const int64_t step = m_step_;
     const int64_t rows = row + M < a_.H ? M : a_.H - row, columns = column + M < a_.W ? M : a_.W - column;
-    float* const corner = y.data + n * y.n + row * y.h + column * y.w;
+    T* const corner = static_cast<T*>(y.data) + n * y.n + row * y.h + column * y.w;
     for (int64_t k = 0; k < y.C; k += L) {
       V half[M][S];
       for (int j = 0; j < S; ++j) {
@@ -173,7 +174,7 @@ class Winograd {
         from_points<M>(half[i], out);
         for (int j = 0; j < columns; ++j) {
           const V value = clamp(out[j] + bias, a_.low, a_.high);
-          float* const p = corner + i * y.h + j * y.w + k;
+          T* const p = corner + i * y.h + j * y.w + k;
           count == L ? store(p, value) : store_lanes(p, 1, count, value);
         }
       }
@@ -185,9 +186,9 @@ class Winograd {
 
 void winograd_runs(const WinogradArgs& args, int64_t begin, int64_t end, float* scratch) {
   if (args.kernel_size == 5) {
-    Winograd<4>(args, scratch).run(begin, end);
+    args.half ? Winograd<4, bfloat16>(args, scratch).run(begin, end) : Winograd<4, float>(args, scratch).run(begin, end);
   } else {
-    Winograd<6>(args, scratch).run(begin, end);
+    args.half ? Winograd<6, bfloat16>(args, scratch).run(begin, end) : Winograd<6, float>(args, scratch).run(begin, end);
   }
 }
 
