@@ -88,6 +88,8 @@ def _effort(arguments: argparse.Namespace) -> Effort:
 def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     if arguments.threads < 1:
         raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}")
+    if arguments.command == "models" and arguments.peer and arguments.device != "cpu":
+        raise ValueError(f"bench: --peer needs --device cpu, got {arguments.device}")
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu":
         if arguments.allocator == "tuned" and not tune_allocator():
@@ -104,8 +106,6 @@ def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     if arguments.command == "models":
         names = [name for name in names if name != "reference"]  # it is a side anyway
         layouts = arguments.layout or LAYOUTS
-        if arguments.peer and arguments.device != "cpu":
-            raise ValueError(f"bench: --peer needs --device cpu, got {arguments.device}")
         for name in arguments.model:
             cases = NETWORKS[name].quick if arguments.quick else NETWORKS[name].cases[arguments.device]
             if arguments.size:

@@ -12,7 +12,7 @@ from bench.gate import WrongResult
 from bench.models import check_model, run_models
 from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
-from pyindexnet import use_backend
+from pyindexnet import backends, use_backend
 from pyindexnet.models import create_model
 
 
@@ -46,6 +46,31 @@ def test_gate(name: str) -> None:
         next(wrong.parameters()).mul_(1.001)
     with pytest.raises(WrongResult, match=f"{name}, wrong: error"):
         check_model(name, "wrong", wrong, "reference", "cpu")
+
+
+needs_cpu = pytest.mark.skipif(
+    backends.why_not("indexed_pool", "cpu") is not None, reason=str(backends.why_not("indexed_pool", "cpu"))
+)
+
+
+@needs_cpu
+def test_fused_copies_infer_alone() -> None:
+    effort = Effort(rounds=3, seconds=0.0, max_seconds=0.0)
+    cases = (("forward", (1, 4, 32, 32)), ("training step", (2, 4, 32, 32)))
+    found = run_models(
+        "indexnet_matting",
+        cases,
+        ("contiguous",),
+        ["cpu"],
+        False,
+        "cpu",
+        make_clock("cpu"),
+        effort,
+        {},
+        dtypes=(torch.bfloat16,),
+    )
+    sides = [[row["backend"] for row in rows if row["dtype"] == "bfloat16"] for rows in found]
+    assert sides == [["eager", "reference", "cpu", "cpu+fuse"], ["eager", "reference", "cpu"]]
 
 
 def test_rows() -> None:
