@@ -27,6 +27,7 @@ from pyindexnet.ops.winograd import transform_weight, winograd_convolution
 #: Side of the kernels that are convolved by minimal filtering: it saves a 3 x 3 kernel less and costs it more accuracy.
 FILTERED_SIZE = 5
 _FEWEST_PIXELS = 256
+_MOST_WEIGHTS = 1 << 16  # input times output channels: 16 MiB when transformed
 _Attribute = tuple[str, list[float]]
 #: Bounds of the output of an activation that does no more than bound its input.
 _BOUNDS: dict[type[nn.Module], Callable[[Any], tuple[float, float]]] = {
@@ -44,12 +45,14 @@ class FusedConv(nn.Module):
 
     Args:
         conv: with zero padding; its weights are copied.
-        norm: follows it; None or an identity: nothing does.
+        norm: follows it; None or an identity: nothing does. One that ends in a Leaky ReLU, as the in-place ABN of [A2U], tells
+            so by ``negative_slope`` and its factor by ``gamma()``; a residual is then added after it.
         act: follows that, the module itself is used; None: linear.
     Shape: x (N, in_channels, H, W), residual as the output or None; the last of the input channels may come apart, as ``more``,
         which saves concatenating them -> (N, out_channels, H', W').
     Raises:
-        ValueError: a norm that keeps no running statistics, or a padding of other values than zeros.
+        ValueError: a norm that keeps no running statistics or has an activation before another, or a padding of other values
+            than zeros.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> None:
@@ -64,11 +67,18 @@ class FusedConv(nn.Module):
         self.stride, self.padding = cast("tuple[int, int]", conv.stride), conv.padding
         self.dilation, self.groups = cast("tuple[int, int]", conv.dilation), conv.groups
         self.act = nn.Identity() if act is None else act
+        slope = getattr(norm, "negative_slope", 1.0)
+        self.residual_last = slope != 1
+        if self.residual_last:
+            if not isinstance(self.act, nn.Identity):
+                raise ValueError(f"FusedConv: act must be None after a norm with an activation of its own, got {act}")
+            self.act = nn.LeakyReLU(slope)
         self._filterable = (
             (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
             and self.weight.shape[2] == self.weight.shape[3] == FILTERED_SIZE
             and self.padding == (FILTERED_SIZE // 2, FILTERED_SIZE // 2)
             and type(self.act) in _BOUNDS
+            and self.weight.shape[0] * self.weight.shape[1] <= _MOST_WEIGHTS
         )
         self._kept: tuple[tuple[Any, ...], Any] | None = None
 
@@ -76,6 +86,8 @@ class FusedConv(nn.Module):
         return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
 
     def forward(self, x: Tensor, residual: Tensor | None = None, *, more: Tensor | None = None) -> Tensor:
+        if residual is not None and self.residual_last:
+            return self(x, more=more) + residual
         if residual is None and self._filters(x, more):
             low, high = _BOUNDS[type(self.act)](self.act)
             weight, bias = self._prepared("filtered", None, lambda: transform_weight(self.weight, self.bias))
@@ -139,13 +151,16 @@ def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | No
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if norm is None or isinstance(norm, nn.Identity):
         return weight.clone(), None if bias is None else bias.clone()
-    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+    mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or var is None:
         raise ValueError(f"FusedConv: norm must be a batch norm with running statistics, got {norm}")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = shift * scale
+    norm = cast(nn.BatchNorm2d, norm)
+    factor: Any = getattr(norm, "gamma", None)
+    gamma = norm.weight if factor is None else factor()
+    scale = (var.double() + norm.eps).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma.detach().double()
+    shift = (-mean.double() if bias is None else bias.double() - mean.double()) * scale
     if norm.bias is not None:
         shift = shift + norm.bias.detach().double()
     return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pyindexnet.nn import FusedConv
 from pyindexnet.nn.conv import ConvBNAct
@@ -74,6 +75,34 @@ def test_channels_that_come_apart(layout: torch.memory_format, dtype: torch.dtyp
         found = FusedConv(conv).to(dtype)(first, more=more)
         bound = tolerance(gold, error(conv.to(dtype)(x), gold), conv.weight[0].numel(), dtype)
     assert error(found, gold) <= bound
+
+
+class LeakyNorm(nn.BatchNorm2d):
+    """What an in-place ABN computes: a positive factor, then a Leaky ReLU."""
+
+    negative_slope = 0.1
+
+    def gamma(self) -> Tensor:
+        return self.weight.abs() + self.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.batch_norm(x, self.running_mean, self.running_var, self.gamma(), self.bias, False, 0.0, self.eps)
+        return F.leaky_relu(y, self.negative_slope)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+def test_norm_with_an_activation(residual: bool) -> None:
+    plain = unit("filtered", "linear")
+    norm = LeakyNorm(9)
+    norm.load_state_dict(plain.bn.state_dict())
+    plain.bn = norm.eval()
+    plain = plain.double()
+    x = torch.randn(1, 20, 16, 16, dtype=torch.float64)
+    more = torch.randn(1, 9, 16, 16, dtype=torch.float64) if residual else None
+    with torch.inference_mode():
+        torch.testing.assert_close(FusedConv(plain.conv, plain.bn, plain.act)(x, more), plain(x, more))
+    with pytest.raises(ValueError, match="FusedConv: act must be None after a norm with an activation of its own, got ReLU"):
+        FusedConv(plain.conv, plain.bn, nn.ReLU())
 
 
 def test_empty_batch() -> None:
