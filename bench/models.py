@@ -23,7 +23,7 @@ from .run import Clock, Effort, Side, time_sides
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def _variants(
+def variants(
     network: str, names: Sequence[str], compiled: bool, peers: Sequence[str], mode: str, dtype: torch.dtype
 ) -> dict[str, tuple[nn.Module, str | None]]:
     """(network, forced backend) of each side; all have the same weights. What infers alone is left out of other modes."""
@@ -109,7 +109,7 @@ def run_models(
         ValueError: a peer is not installed.
     """
     for dtype in dtypes:
-        for name, (model, backend) in _variants(network, names, compiled, peers, FORWARD, dtype).items():
+        for name, (model, backend) in variants(network, names, compiled, peers, FORWARD, dtype).items():
             check_model(network, name, model, backend, device, dtype)
     for dtype in dtypes:
         for layout in layouts:
@@ -118,7 +118,7 @@ def run_models(
                 picture = NETWORKS[network].picture(size).to(device, dtype)
                 x = picture.contiguous(memory_format=_FORMATS[layout])
                 sides = []
-                for name, (model, backend) in _variants(network, names, compiled, peers, mode, dtype).items():
+                for name, (model, backend) in variants(network, names, compiled, peers, mode, dtype).items():
                     if not name.endswith("fuse"):  # those have a layout of their own
                         model = model.to(memory_format=_FORMATS[layout])
                     sides.append(model_side(name, model.to(device).train(mode == TRAINING), backend, x, mode))

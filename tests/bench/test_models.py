@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.gate import WrongResult
-from bench.models import check_model, run_models
+from bench.models import check_model, run_models, variants
 from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
 from pyindexnet import backends, use_backend
@@ -55,22 +55,15 @@ needs_cpu = pytest.mark.skipif(
 
 @needs_cpu
 def test_fused_copies_infer_alone() -> None:
-    effort = Effort(rounds=3, seconds=0.0, max_seconds=0.0)
-    cases = (("forward", (1, 4, 32, 32)), ("training step", (2, 4, 32, 32)))
-    found = run_models(
-        "indexnet_matting",
-        cases,
-        ("contiguous",),
-        ["cpu"],
-        False,
+    sides = variants("indexnet_matting", ["cpu"], False, [], "forward", torch.bfloat16)
+    assert list(sides) == ["eager", "reference", "cpu", "cpu+fuse"]
+    model, backend = sides["cpu+fuse"]
+    check_model("indexnet_matting", "cpu+fuse", model, backend, "cpu", torch.bfloat16)
+    assert list(variants("indexnet_matting", ["cpu"], False, [], "training step", torch.float32)) == [
+        "eager",
+        "reference",
         "cpu",
-        make_clock("cpu"),
-        effort,
-        {},
-        dtypes=(torch.bfloat16,),
-    )
-    sides = [[row["backend"] for row in rows if row["dtype"] == "bfloat16"] for rows in found]
-    assert sides == [["eager", "reference", "cpu", "cpu+fuse"], ["eager", "reference", "cpu"]]
+    ]
 
 
 def test_rows() -> None:
