@@ -20,6 +20,7 @@ from .networks import FORWARD, NETWORKS, TRAINING
 from .operators import all_cases, default_cases, fused_backends, run_ops
 from .ops import BENCHES
 from .ops.case import LAYOUTS, MODES, Case
+from .peers import PEERS
 from .results import Row
 from .run import Effort, make_clock
 
@@ -66,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--model", choices=tuple(NETWORKS), nargs="+", default=list(NETWORKS))
     models.add_argument("--mode", choices=(FORWARD, TRAINING), nargs="+", default=[FORWARD, TRAINING])
     models.add_argument("--compile", action="store_true", help="torch.compile of the networks as well")
+    models.add_argument("--peer", choices=PEERS, nargs="+", default=[], help="forward on a CPU: what else to run them with")
+    models.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32"])
+    models.add_argument(
+        "--size", type=_size, nargs="+", metavar="NxCxHxW", help="these sizes, in place of the cases of a network"
+    )
 
     documents = commands.add_parser("report", help="docs/benchmarks.md, pictures and the table in README from the result files")
     documents.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the result files")
@@ -82,6 +88,8 @@ def _effort(arguments: argparse.Namespace) -> Effort:
 def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     if arguments.threads < 1:
         raise ValueError(f"bench: --threads must be at least 1, got {arguments.threads}")
+    if arguments.command == "models" and arguments.peer and arguments.device != "cpu":
+        raise ValueError(f"bench: --peer needs --device cpu, got {arguments.device}")
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu":
         if arguments.allocator == "tuned" and not tune_allocator():
@@ -100,8 +108,12 @@ def _rows(arguments: argparse.Namespace) -> Iterator[list[Row]]:
         layouts = arguments.layout or LAYOUTS
         for name in arguments.model:
             cases = NETWORKS[name].quick if arguments.quick else NETWORKS[name].cases[arguments.device]
+            if arguments.size:
+                cases = tuple((mode, size) for mode in arguments.mode for size in arguments.size)
             wanted = [case for case in cases if case[0] in arguments.mode]
-            yield from run_models(name, wanted, layouts, names, arguments.compile, arguments.device, clock, effort, where)
+            more = {"dtypes": [getattr(torch, dtype) for dtype in arguments.dtype], "peers": arguments.peer}
+            shared = (arguments.compile, arguments.device, clock, effort, where)
+            yield from run_models(name, wanted, layouts, names, *shared, **more)
         return
     found: list[Case] = []
     for dtype in (getattr(torch, name) for name in arguments.dtype):

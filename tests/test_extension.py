@@ -31,6 +31,16 @@ for spec in SPECS.values():
             for row in measure(spec, sample, "", dtype, "cpu", layout):
                 assert row.ok, (spec.name, sample.id, dtype, layout, str(row))
                 count += 1
+from pyindexnet.ops.winograd import transform_weight, winograd_convolution
+for channels, out, size in ((16, 33, 5), (21, 1, 3)):
+    x, weight = torch.randn(1, channels, 13, 90), torch.randn(out, channels, size, size)
+    gold = torch.nn.functional.conv2d(x.double(), weight.double(), padding=size // 2)
+    prepared = transform_weight(weight, None)
+    for dtype in (torch.float32, torch.bfloat16):
+        maps = x.to(dtype).contiguous(memory_format=torch.channels_last)
+        y = winograd_convolution(maps, *prepared, channels=out, kernel_size=size)
+        bound = (torch.finfo(dtype).eps + weight[0].numel() * torch.finfo(torch.float32).eps) * gold.abs().max()
+        assert (y - gold).abs().max() <= 2 * bound, (channels, out, size, dtype)
 print(count)
 """
 

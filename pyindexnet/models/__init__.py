@@ -9,6 +9,7 @@ from pyindexnet.models.checkpoints import (
 )
 from pyindexnet.models.deep_matting import DeepMatting
 from pyindexnet.models.deeplabv3plus_matting import DeepLabV3PlusMatting
+from pyindexnet.models.fuse import fuse
 from pyindexnet.models.indexnet_matting import IndexNetMatting
 from pyindexnet.models.mobilenetv2 import MobileNetV2
 from pyindexnet.models.refinenet_matting import RefineNetMatting
@@ -27,6 +28,7 @@ __all__ = [
     "TMFNet",
     "TMFNetBaseline",
     "create_model",
+    "fuse",
     "list_models",
     "load_checkpoint",
     "model_from_checkpoint",

@@ -31,6 +31,7 @@ from pyindexnet.models.registry import register_model
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.conv import ConvBNAct, DepthwiseSeparable, init_weights
+from pyindexnet.nn.fused_conv import FusedConv
 from pyindexnet.nn.index_networks import (
     DEPTHWISE_FAMILIES,
     WIDTHS,
@@ -63,6 +64,8 @@ class DecoderStage(nn.Module):
 
     def forward(self, y: Tensor, skip: Tensor) -> Tensor:
         if self.fusion == "unet":
+            if isinstance(self.conv, FusedConv):
+                return self.conv(y, more=skip)
             y = torch.cat((y, skip), 1)
         elif self.fusion == "skip":
             y = y + skip

@@ -61,8 +61,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
-        return x + y if self.residual else y
+        return self.project(self.depthwise(y), x if self.residual else None)
 
 
 class MobileNetV2(nn.Module):

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from pyindexnet.models.fuse import fuse
+
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
@@ -18,13 +20,16 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 def register_model(name: str) -> Callable[[Builder], Builder]:
     """Register the decorated class or function under ``name`` for :func:`create_model`.
 
-    Its keyword parameters are the model's options; it raises ValueError for a value that is not allowed.
+    Its keyword parameters are the model's options; it raises ValueError for a value that is not allowed. A class gets
+    :func:`~pyindexnet.models.fuse` as a method.
     """
 
     def register(builder: Builder) -> Builder:
         if name in _BUILDERS:
             raise ValueError(f"register_model: name must be new, got {name!r}")
         _BUILDERS[name] = builder
+        if isinstance(builder, type):
+            builder.fuse = fuse  # type: ignore[attr-defined]
         return builder
 
     return register

@@ -43,11 +43,16 @@ class Bottleneck(nn.Module):
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = ConvBNAct(in_channels, out_channels, 1, stride=stride, activation=None)
-        self.act = nn.ReLU()
+        self.act: nn.Module = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.act(self.expand(self.conv(self.reduce(x))) + shortcut)
+        return self.act(self.expand(self.conv(self.reduce(x)), shortcut))
+
+    def join_activation(self) -> None:
+        """Make the last activation that of the convolution before the sum: the same function, ready to be fused."""
+        if isinstance(self.expand.act, nn.Identity):
+            self.expand.act, self.act = self.act, nn.Identity()
 
 
 class ResNet50(nn.Module):

@@ -3,6 +3,7 @@
 
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.context import TMP, PyramidPooling
+from pyindexnet.nn.fused_conv import FusedConv
 from pyindexnet.nn.fusion import GLF, StaticFusion
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork, HolisticIndexNetwork, HolisticMaxIndex
 from pyindexnet.nn.resampling import BilinearUpsampling, IndexedResampling, MaxUnpooling
@@ -13,6 +14,7 @@ __all__ = [
     "TMP",
     "BilinearUpsampling",
     "DepthwiseIndexNetwork",
+    "FusedConv",
     "HolisticIndexNetwork",
     "HolisticMaxIndex",
     "IndexedResampling",

@@ -21,7 +21,7 @@ class ConvBNAct(nn.Module):
         groups: groups of the convolution.
         bias: whether the convolution has a bias of its own (the VGG-16 encoder does).
         activation: builds the activation, ReLU6 by default; None for a linear output.
-    Shape: (N, in_channels, H, W) -> (N, out_channels, H', W').
+    Shape: x (N, in_channels, H, W), residual, added before the activation, as the output or None -> (N, out_channels, H', W').
     """
 
     def __init__(
@@ -41,11 +41,12 @@ class ConvBNAct(nn.Module):
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn: nn.Module = nn.BatchNorm2d(out_channels)
         self.act = nn.Identity() if activation is None else activation()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = self.bn(self.conv(x))
+        return self.act(y if residual is None else y + residual)
 
 
 class DepthwiseSeparable(nn.Sequential):

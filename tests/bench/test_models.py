@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bench.gate import WrongResult
-from bench.models import check_model, run_models
+from bench.models import check_model, run_models, variants
 from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
-from pyindexnet import use_backend
+from pyindexnet import backends, use_backend
 from pyindexnet.models import create_model
 
 
@@ -46,6 +46,24 @@ def test_gate(name: str) -> None:
         next(wrong.parameters()).mul_(1.001)
     with pytest.raises(WrongResult, match=f"{name}, wrong: error"):
         check_model(name, "wrong", wrong, "reference", "cpu")
+
+
+needs_cpu = pytest.mark.skipif(
+    backends.why_not("indexed_pool", "cpu") is not None, reason=str(backends.why_not("indexed_pool", "cpu"))
+)
+
+
+@needs_cpu
+def test_fused_copies_infer_alone() -> None:
+    sides = variants("indexnet_matting", ["cpu"], False, [], "forward", torch.bfloat16)
+    assert list(sides) == ["eager", "reference", "cpu", "cpu+fuse"]
+    model, backend = sides["cpu+fuse"]
+    check_model("indexnet_matting", "cpu+fuse", model, backend, "cpu", torch.bfloat16)
+    assert list(variants("indexnet_matting", ["cpu"], False, [], "training step", torch.float32)) == [
+        "eager",
+        "reference",
+        "cpu",
+    ]
 
 
 def test_rows() -> None:
