@@ -71,7 +71,7 @@ def check_case(bench: OpBench, case: Case, name: str, function: Callable[..., An
 
 
 def _reference(bench: OpBench, case: Case) -> Callable[..., Any]:
-    return lambda x, logits: bench.spec.reference(*bench.arguments(case, x, logits))
+    return lambda *tensors: bench.spec.reference(*bench.arguments(case, *tensors))
 
 
 def _compare(

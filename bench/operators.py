@@ -90,17 +90,17 @@ def copy_side(bytes_moved: int, dtype: torch.dtype, device: str) -> Side:
 
 
 def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: bool) -> dict[str, Callable[..., Any]]:
-    """What each side but the copy calls with x and logits."""
+    """What each side but the copy calls with the operator's tensors."""
 
     def ours(name: str) -> Callable[..., Any]:
         options = bench.options(case)
-        return lambda x, logits: bench.spec.function(x, logits, backend=name, **options)
+        return lambda *tensors: bench.spec.function(*tensors, backend=name, **options)
 
     out: dict[str, Callable[..., Any]] = {"eager": bench.peer(case)}
     if compiled:
         # fullgraph: an error, not a silent return to eager code. One shape, one compilation.
         out["compile"] = torch.compile(bench.peer(case), fullgraph=True, dynamic=False)
-    return out | {name: ours(name) for name in names}
+    return out | {name: side(case) for name, side in bench.sides.items()} | {name: ours(name) for name in names}
 
 
 def measure_case(

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ops.affinity import MATERIALISED
 from .results import GPU_ALLOCATOR, Row, latest, read
 
-PEERS = ("copy", "eager", "compile", "reference")
+PEERS = ("copy", "eager", "compile", MATERIALISED, "reference")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _MODES = ("forward", "backward", "forward+backward")
 

@@ -9,6 +9,7 @@ Three kernels, all of them gathers; no normalised or shuffled map is written, th
   and what the third kernel needs of the softmax, its maximum and sum.
 * ``window_x_kernel``: a tile of channels x pixels of x, which sums over the taps and sub-positions that read it.
 
+Logits of rank d (RANK, pyindexnet/reference/affinity.py) are computed where they are used; affinity.py has the second kernel.
 Sums are float32, float64 for float64, in a fixed order.
 """
 
@@ -54,9 +55,29 @@ def _tile(pid, pixel_blocks, channel_blocks, groups, M, total, CHANNELS_LAST: tl
 
 
 @triton.jit
+def logit(logits, n, g, t, sy, sx, i, j, keep_cells, keep, KERNEL: tl.constexpr, R: tl.constexpr, RANK: tl.constexpr,
+          ACC: tl.constexpr):  # fmt: skip
+    """Raw logits of tap t and sub-position (sy, sx) of cells (i, j), which broadcast; 0 where not ``keep``.
+
+    With a RANK, ``logits`` is an Affinity, t and (sy, sx) must be within their ranges, and ``keep_cells`` masks (i, j) alone.
+    """
+    if RANK == 0:
+        offset = t * logits.st + sy * logits.sy + sx * logits.sx + i * logits.sh + j * logits.sw
+        a = tl.load(logits.ptr + n * logits.sn + g * logits.sg + offset, mask=keep, other=0.0).to(ACC)
+    else:
+        map_ptr = logits.ptr + n * logits.sn + (i * logits.sh + j * logits.sw)
+        p_ptr = logits.p_ptr + n * logits.p_sn + ((g * (KERNEL * KERNEL) + t) * (R * R) + sy * R + sx) * logits.p_sc
+        a = tl.load(map_ptr, mask=keep_cells, other=0.0).to(ACC) * tl.load(p_ptr).to(ACC)
+        for e in tl.static_range(1, RANK):
+            of_cell = tl.load(map_ptr + e * logits.sd, mask=keep_cells, other=0.0).to(ACC)
+            a += of_cell * tl.load(p_ptr + e * logits.p_sd).to(ACC)
+    return a
+
+
+@triton.jit
 def window_kernel(
     x,  # Planes (N, G, M, H, W)
-    logits,  # Kernels (N, G, T, R, R, h, w)
+    logits,  # Kernels (N, G, T, R, R, h, w), or an Affinity
     y,  # Planes (N, G, M, P, Q)
     groups,
     M,
@@ -70,6 +91,7 @@ def window_kernel(
     STRIDE: tl.constexpr,
     R: tl.constexpr,
     HOW: tl.constexpr,
+    RANK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
@@ -82,8 +104,7 @@ def window_kernel(
     )
     p, q = pixel // Q, pixel % Q
     i, j = p // R, q // R
-    a_ptr = logits.ptr + n * logits.sn + g * logits.sg
-    a_ptr = a_ptr + (p % R * logits.sy + q % R * logits.sx + i * logits.sh + j * logits.sw)
+    sy, sx = p % R, q % R
     x_ptr = _plane_ptr(x, n, g, c, CHANNELS_LAST)
     u0 = i * STRIDE - (KERNEL - 1) // 2
     v0 = j * STRIDE - (KERNEL - 1) // 2
@@ -92,13 +113,13 @@ def window_kernel(
     total = tl.zeros((BLOCK_P,), ACC)
     if HOW == "softmax_sigmoid":  # not linear in the softmax, so that its sum must be known before
         for t in range(KERNEL * KERNEL):
-            a = tl.load(a_ptr + tl.full((), t, INDEX) * logits.st, mask=keep, other=0.0).to(ACC)
+            a = logit(logits, n, g, tl.full((), t, INDEX), sy, sx, i, j, keep, keep, KERNEL, R, RANK, ACC)
             higher = tl.maximum(top, a)
             total = total * tl.exp(top - higher) + tl.exp(a - higher)
             top = higher
     result = tl.zeros((BLOCK_P, BLOCK_M) if CHANNELS_LAST else (BLOCK_M, BLOCK_P), ACC)
     for t in range(KERNEL * KERNEL):
-        a = tl.load(a_ptr + tl.full((), t, INDEX) * logits.st, mask=keep, other=0.0).to(ACC)
+        a = logit(logits, n, g, tl.full((), t, INDEX), sy, sx, i, j, keep, keep, KERNEL, R, RANK, ACC)
         if HOW == "sigmoid":
             z = _sigmoid(a)
         elif HOW == "softmax":
@@ -142,6 +163,65 @@ def _softmax_vjp(z, d):
 
 
 @triton.jit
+def normalize_rows(a, taps, HOW: tl.constexpr):
+    """(z, result of the first of two stages, maximum and sum of the softmax) of logits with the taps in the second axis."""
+    z = a
+    first = a
+    top, total = tl.sum(a, 1), tl.sum(a, 1)  # of the softmax, where there is one
+    if HOW == "sigmoid":
+        z = _sigmoid(a)
+    elif HOW == "softmax":
+        z, top, total = _softmax_rows(a, taps)
+    elif HOW == "sigmoid_softmax":
+        first = _sigmoid(a)
+        z, top, total = _softmax_rows(first, taps)
+    elif HOW == "softmax_sigmoid":
+        first, top, total = _softmax_rows(a, taps)
+        z = _sigmoid(first)
+    return z, first, top, total
+
+
+@triton.jit
+def normalize_rows_vjp(z, first, d, HOW: tl.constexpr):
+    """J^T d from the results of :func:`normalize_rows`."""
+    if HOW == "sigmoid":
+        d = d * (z * (1.0 - z))
+    elif HOW == "softmax":
+        d = _softmax_vjp(z, d)
+    elif HOW == "sigmoid_softmax":
+        d = _softmax_vjp(z, d) * (first * (1.0 - first))
+    elif HOW == "softmax_sigmoid":
+        d = _softmax_vjp(first, d * (z * (1.0 - z)))
+    return d
+
+
+@triton.jit
+def pair(x, grad, n, g, tap, i, j, p, q, present, taps, M, H, W, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+         ACC: tl.constexpr, INDEX: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
+    """Sum over a group's channels of grad at (p, q) times the pixels under the window of (i, j): (BLOCK_P, BLOCK_T)."""
+    u = (i * STRIDE - (KERNEL - 1) // 2)[:, None] + (tap // KERNEL)[None, :]
+    v = (j * STRIDE - (KERNEL - 1) // 2)[:, None] + (tap % KERNEL)[None, :]
+    inside = present[:, None] & taps & (u >= 0) & (u < H) & (v >= 0) & (v < W)
+    x_ptr = x.ptr + n * x.sn + g * x.sg + (u * x.sh + v * x.sw)
+    grad_ptr = grad.ptr + n * grad.sn + g * grad.sg + (p * grad.sh + q * grad.sw)
+    d = tl.zeros((BLOCK_P, BLOCK_T), ACC)
+    for m in range(M):
+        channel = tl.full((), m, INDEX)
+        dy = tl.load(grad_ptr + channel * grad.sm, mask=present, other=0.0).to(ACC)
+        d += tl.load(x_ptr + channel * x.sm, mask=inside, other=0.0).to(ACC) * dy[:, None]
+    return d
+
+
+@triton.jit
+def store_softmax(softmax_ptr, plane, p, q, present, top, total, P, Q):
+    """What the gradient of x needs of the softmax."""
+    size = P.to(tl.int64) * Q
+    s_ptr = softmax_ptr + plane * 2 * size + (p * Q + q)
+    tl.store(s_ptr, top, mask=present)
+    tl.store(s_ptr + size, total, mask=present)
+
+
+@triton.jit
 def window_logits_kernel(
     x,  # Planes (N, G, M, H, W); None: the softmax alone
     logits,  # Kernels (N, G, T, R, R, h, w)
@@ -178,44 +258,15 @@ def window_logits_kernel(
     tap = tl.arange(0, BLOCK_T)
     taps = (tap < KERNEL * KERNEL)[None, :]
     keep = present[:, None] & taps
-    offset = p % R * logits.sy + q % R * logits.sx + i * logits.sh + j * logits.sw
-    a_ptr = logits.ptr + n * logits.sn + g * logits.sg + (offset[:, None] + tap.to(INDEX)[None, :] * logits.st)
-    a = tl.load(a_ptr, mask=keep, other=0.0).to(ACC)
-    if HOW == "sigmoid":
-        z = _sigmoid(a)
-    elif HOW == "softmax":
-        z, top, total = _softmax_rows(a, taps)
-    elif HOW == "sigmoid_softmax":
-        s = _sigmoid(a)
-        z, top, total = _softmax_rows(s, taps)
-    elif HOW == "softmax_sigmoid":
-        first, top, total = _softmax_rows(a, taps)
-        z = _sigmoid(first)
+    sy, sx, column, row = (p % R)[:, None], (q % R)[:, None], j[:, None], i[:, None]
+    a = logit(logits, n, g, tap.to(INDEX)[None, :], sy, sx, row, column, present[:, None], keep, KERNEL, R, 0, ACC)
+    z, first, top, total = normalize_rows(a, taps, HOW)
     if softmax_ptr is not None:
-        size = P.to(tl.int64) * Q
-        s_ptr = softmax_ptr + plane.to(tl.int64) * 2 * size + (p * Q + q)
-        tl.store(s_ptr, top, mask=present)
-        tl.store(s_ptr + size, total, mask=present)
+        store_softmax(softmax_ptr, plane.to(tl.int64), p, q, present, top, total, P, Q)
 
     if grad_logits is not None:
-        u = (i * STRIDE - (KERNEL - 1) // 2)[:, None] + (tap // KERNEL)[None, :]
-        v = (j * STRIDE - (KERNEL - 1) // 2)[:, None] + (tap % KERNEL)[None, :]
-        inside = keep & (u >= 0) & (u < H) & (v >= 0) & (v < W)
-        x_ptr = x.ptr + n * x.sn + g * x.sg + (u * x.sh + v * x.sw)
-        grad_ptr = grad.ptr + n * grad.sn + g * grad.sg + (p * grad.sh + q * grad.sw)
-        d = tl.zeros((BLOCK_P, BLOCK_T), ACC)
-        for m in range(M):
-            channel = tl.full((), m, INDEX)
-            dy = tl.load(grad_ptr + channel * grad.sm, mask=present, other=0.0).to(ACC)
-            d += tl.load(x_ptr + channel * x.sm, mask=inside, other=0.0).to(ACC) * dy[:, None]
-        if HOW == "sigmoid":
-            d = d * (z * (1.0 - z))
-        elif HOW == "softmax":
-            d = _softmax_vjp(z, d)
-        elif HOW == "sigmoid_softmax":
-            d = _softmax_vjp(z, d) * (s * (1.0 - s))
-        elif HOW == "softmax_sigmoid":
-            d = _softmax_vjp(first, d * (z * (1.0 - z)))
+        d = pair(x, grad, n, g, tap, i, j, p, q, present, taps, M, H, W, KERNEL, STRIDE, ACC, INDEX, BLOCK_P, BLOCK_T)
+        d = normalize_rows_vjp(z, first, d, HOW)
         # Logits of absent sub-positions have memory unless they are dense; their gradient is 0.
         d = tl.where(keep, d, 0.0).to(grad_logits.ptr.dtype.element_ty)
         offset = p % R * grad_logits.sy + q % R * grad_logits.sx + i * grad_logits.sh + j * grad_logits.sw
@@ -227,7 +278,7 @@ def window_logits_kernel(
 @triton.jit
 def window_x_kernel(
     grad,  # Planes (N, G, M, P, Q), gradient of y
-    logits,  # Kernels (N, G, T, R, R, h, w)
+    logits,  # Kernels (N, G, T, R, R, h, w), or an Affinity
     softmax_ptr,  # (N, G, 2, P, Q) of window_logits_kernel, or None
     grad_x,  # Planes (N, G, M, H, W)
     groups,
@@ -244,6 +295,7 @@ def window_x_kernel(
     STRIDE: tl.constexpr,
     R: tl.constexpr,
     HOW: tl.constexpr,
+    RANK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
@@ -255,7 +307,6 @@ def window_x_kernel(
         tl.program_id(0), pixel_blocks, channel_blocks, groups, M, pixels, CHANNELS_LAST, INDEX, BLOCK_M, BLOCK_P
     )
     u, v = pixel // W, pixel % W
-    a_base = logits.ptr + n * logits.sn + g * logits.sg
     grad_base = _plane_ptr(grad, n, g, c, CHANNELS_LAST)
     size = P.to(tl.int64) * Q
     if softmax_ptr is not None:
@@ -268,12 +319,11 @@ def window_x_kernel(
         reads = keep & (down >= 0) & (right >= 0) & (i < h) & (j < w)
         if STRIDE > 1:
             reads = reads & (i * STRIDE == down) & (j * STRIDE == right)
-        a_ptr = a_base + (tl.full((), t, INDEX) * logits.st + i * logits.sh + j * logits.sw)
         for sub in range(R * R):
             sy, sx = tl.full((), sub // R, INDEX), tl.full((), sub % R, INDEX)
             p, q = i * R + sy, j * R + sx
             inside = reads & (p < P) & (q < Q)
-            z = tl.load(a_ptr + (sy * logits.sy + sx * logits.sx), mask=inside, other=0.0).to(ACC)
+            z = logit(logits, n, g, tl.full((), t, INDEX), sy, sx, i, j, inside, inside, KERNEL, R, RANK, ACC)
             if HOW == "sigmoid" or HOW == "sigmoid_softmax":
                 z = _sigmoid(z)
             if softmax_ptr is not None:

@@ -3,10 +3,13 @@
 
 from . import backends
 from ._version import __version__
+from .adoption import accelerate, rebuild
 from .allocator import tune_allocator
 from .backends import BackendError, use_backend
 from .models import create_model, list_models, load_checkpoint
 from .ops import (
+    affinity_downsample,
+    affinity_upsample,
     carafe,
     dynamic_downsample,
     dynamic_upsample,
@@ -20,6 +23,9 @@ from .ops import (
 __all__ = [
     "BackendError",
     "__version__",
+    "accelerate",
+    "affinity_downsample",
+    "affinity_upsample",
     "backends",
     "carafe",
     "create_model",
@@ -32,6 +38,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "non_background_pool",
+    "rebuild",
     "tune_allocator",
     "use_backend",
 ]

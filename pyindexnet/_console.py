@@ -11,10 +11,16 @@ import ast
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_MODEL = "indexnet_matting"
 
 
 def fail(message: object) -> NoReturn:
@@ -121,3 +127,22 @@ def select_device(name: str | None) -> str:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices")
     return name
+
+
+def load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
+    """A network in evaluation mode; without weights, its initialisation under seed 0."""
+    import torch
+
+    from pyindexnet.models import CheckpointError, create_model, load_checkpoint, model_from_checkpoint
+
+    if weights is not None and name is None and not options:
+        try:
+            return model_from_checkpoint(weights).eval()
+        except CheckpointError:
+            pass  # it does not say what it is of, or is broken: loading it into the default network says what is wrong
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = create_model(name or DEFAULT_MODEL, **options)
+    if weights is not None:
+        load_checkpoint(network, weights)
+    return network.eval()

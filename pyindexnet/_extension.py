@@ -8,7 +8,7 @@ import os
 import warnings
 from types import ModuleType
 
-BUILD_COMMAND = "pip install --no-build-isolation pyindexnet (needs gcc >= 11 and ninja)"
+BUILD_COMMAND = "pip install --no-build-isolation . (in the source folder; needs gcc >= 11 and ninja)"
 
 
 def _load() -> tuple[ModuleType | None, str]:

@@ -95,7 +95,7 @@ def choose(op: str, *tensors: Tensor, backend: str | None = None) -> str:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Force a backend for all calls in the ``with`` block, in every thread; None returns to the automatic choice.
+    """Force a backend for all calls in the ``with`` block, in every thread; None: as if there were no other block.
 
     Raises:
         ValueError: unknown name.

@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyindexnet import _console
+from pyindexnet.commands import evaluate, export, generate, train
+from pyindexnet.commands.tiles import make_tiling, print_plans, tile_lines
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pyindexnet.matting.batch import Failure, Job
+    from pyindexnet.matting.tiling import Tiling
 
 UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
-
-DEFAULT_MODEL = "indexnet_matting"
 
 app = typer.Typer(
     name="pyindexnet",
@@ -78,6 +79,10 @@ def _root(
     pass
 
 
+for _command in (train.train, evaluate.evaluate, generate.generate, export.export):
+    app.command()(_command)
+
+
 @app.command()
 def matte(
     inputs: Annotated[
@@ -99,7 +104,8 @@ def matte(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help=f"Network, by name. Default: what the weights were saved from, or {DEFAULT_MODEL}.")
+        str | None,
+        typer.Option(help=f"Network, by name. Default: what the weights were saved from, or {_console.DEFAULT_MODEL}."),
     ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
@@ -129,6 +135,25 @@ def matte(
         BitDepth | None, typer.Option(help="Bits of what is written. Default: those of the image; JPEG: 8.")
     ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="Of what is written into a folder.")] = Format.png,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that the command may take, such as 6GiB (on a GPU: of the GPU). A larger image is matted in tiles.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Context on each side of a tile. Default: the network's receptive field, with which tiles change nothing but"
+            " rounding.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the memory that each image would take and its tiles; write nothing.")
+    ] = False,
 ) -> None:
     """Estimate the alpha matte of photographs from their trimaps.
 
@@ -138,13 +163,15 @@ def matte(
     """
     from pyindexnet import tune_allocator, use_backend
 
-    tune_allocator()
+    if max_memory is None:  # it keeps freed memory, see OVERHEAD in matting/tiling.py
+        tune_allocator()
     warned: list[str] = []
     with _console.input_errors():
         from pyindexnet.matting.batch import plan, run_job
         from pyindexnet.matting.compose import Background
         from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
 
+        tiling = make_tiling(max_memory, overlap)
         depth = int(bit_depth.value) if bit_depth else None
         with _console.collect_warnings(warned):
             behind = Background(background) if background is not None else None
@@ -158,12 +185,16 @@ def matte(
             )
         where = _console.select_device(device)
         with use_backend(backend):
-            network = _load_model(model, _console.parse_options(option or []), weights)
+            network = _console.load_model(model, _console.parse_options(option or []), weights)
             network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
-            predict = functools.partial(predict_alpha, network, align=align.value if align else None)
+            if dry_run:
+                _console.print_warnings(warned)
+                print_plans(jobs, network, tiling)
+                return
+            predict = functools.partial(predict_alpha, network, align=align.value if align else None, tiling=tiling)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
-            failed = _run_all(jobs, run, warned)
+            failed = _run_all(jobs, run, warned, tiling)
     total = len(jobs) + len(unmatched)
     _report(total, unmatched + failed, output, warned, trained=weights is not None)
 
@@ -276,25 +307,6 @@ def check(
         raise typer.Exit(1)
 
 
-def _load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
-    """A network in evaluation mode; without weights, its initialisation under seed 0."""
-    import torch
-
-    from pyindexnet.models import CheckpointError, create_model, load_checkpoint, model_from_checkpoint
-
-    if weights is not None and name is None and not options:
-        try:
-            return model_from_checkpoint(weights).eval()
-        except CheckpointError:
-            pass  # it does not say what it is of, or is broken: loading it into the default network says what is wrong
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = create_model(name or DEFAULT_MODEL, **options)
-    if weights is not None:
-        load_checkpoint(network, weights)
-    return network.eval()
-
-
 def _probe(network: nn.Module) -> None:
     """Run the network once on a tiny input: a backend that cannot run is reported once, before any file is touched."""
     import numpy as np
@@ -305,7 +317,7 @@ def _probe(network: nn.Module) -> None:
     predict_alpha(network, np.zeros((1, 3, 3), np.uint8), trimap)
 
 
-def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: list[str]) -> list[Failure]:
+def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: list[str], tiling: Tiling | None) -> list[Failure]:
     """Run each job; one that fails on its input is returned and the others go on."""
     from rich.console import Console
     from rich.progress import track
@@ -326,6 +338,7 @@ def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: lis
         else:
             if len(jobs) == 1:
                 typer.echo(f"{job.alpha}: {width} x {height}, {time.perf_counter() - start:.2f} s")
+            warned += tile_lines(job.image, tiling)
     return failures
 
 

@@ -545,3 +545,55 @@ def test_option_values(text, value):
 def test_option_given_twice():
     with pytest.raises(ValueError, match="--option a must be given once, got '2' after 1"):
         _console.parse_options(["a=1", "a=2"])
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide(folder: Path, monkeypatch) -> Path:
+    """A picture several tiles wide for ``deep_matting``, whose receptive field is small; the process seems to hold nothing."""
+    monkeypatch.setattr("pyindexnet.matting.tiling.used_bytes", lambda device: 0)
+    write_pictures({folder / "w.png": np.tile(photograph(), (1, 20, 1)), folder / "wt.png": np.tile(trimap(), (1, 20))})
+    return folder
+
+
+DEEP = ("--model", "deep_matting", "--option", "width=0.015625", "--align", "pad")
+
+
+def test_tiles_change_nothing_that_shows(command, wide):
+    assert command("w.png", "wt.png", "-o", "out/whole.png", *DEEP, "--bit-depth", "16").code == 0
+    result = command("w.png", "wt.png", "-o", "out/tiles.png", *DEEP, "--bit-depth", "16", "--max-memory", "2800K")
+    assert result.code == 0
+    found = re.search(r"w\.png: (\d+) tiles, largest difference at their seams (\S+)", result.out)
+    assert int(found[1]) > 1
+    assert float(found[2]) < 1 / 255
+    whole, tiles = (read_picture(f"out/{name}.png").pixels.astype(int) for name in ("whole", "tiles"))
+    assert np.abs(whole - tiles).max() <= 65535 / 255
+
+
+def test_dry_run_writes_nothing(command, wide):
+    result = command("w.png", "wt.png", "-o", "out/a.png", *DEEP, "--max-memory", "4500K", "--dry-run")
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"w\.png: 1200 x 45: whole .* tiles of .* overlap \d+ x \d+, .* times the pixels\n", result.out)
+    result = command("w.png", "wt.png", "-o", "out/a.png", *DEEP, "--dry-run")
+    assert result.out.endswith("in one piece\n")
+    assert os.listdir("out") == []
+
+
+def test_memory_errors(command, wide):
+    def error(*arguments: str) -> str:
+        return command("w.png", "wt.png", "-o", "out/a.png", *DEEP, *arguments).one_error()
+
+    assert "size must be a number with K, M, G or T, such as 6GiB, got '6 apples'" in error("--max-memory", "6 apples")
+    assert "--overlap needs --max-memory" in error("--overlap", "32")
+    assert "overlap must be at least 0 pixels, got -1" in error("--max-memory", "6G", "--overlap", "-1")
+    assert os.listdir("out") == []
+
+
+def test_an_image_that_does_not_fit_says_what_would(command, wide):
+    result = command("w.png", "wt.png", "-o", "out/a.png", *DEEP, "--max-memory", "100K")
+    assert result.code == 1
+    assert len(result.errors) == 1
+    assert "max_memory must be at least" in result.errors[0]
+    assert os.listdir("out") == []

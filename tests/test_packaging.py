@@ -54,8 +54,10 @@ def test_sdist_holds_all_sources(distributions: tuple[Path, Path]) -> None:
 def test_wheel_holds_the_packages(distributions: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(distributions[1]) as archive:
         names = archive.namelist()
-    for package in ("", "kernels/", "matting/", "models/", "nn/", "ops/", "reference/", "testing/"):
+    inner = ("matting/losses/", "matting/procedural/", "matting/training/")
+    for package in ("", "commands/", "kernels/", "matting/", *inner, "models/", "nn/", "ops/", "reference/", "testing/"):
         assert f"pyindexnet/{package}__init__.py" in names
+    assert "pyindexnet/configs/procedural.yaml" in names
     assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/", "kernels/"))]
     assert "py3-none-any" in distributions[1].name
     for package in ("data", "losses"):

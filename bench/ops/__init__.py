@@ -2,6 +2,8 @@
 """One file per operator, with its :class:`~bench.ops.case.OpBench`. A new operator joins by a file and a line here."""
 
 from . import (
+    affinity_downsample,
+    affinity_upsample,
     dynamic_downsample,
     dynamic_upsample,
     grouped_spatial_fusion,
@@ -22,6 +24,8 @@ BENCHES: dict[str, OpBench] = {
         grouped_spatial_fusion,
         dynamic_upsample,
         dynamic_downsample,
+        affinity_upsample,
+        affinity_downsample,
     )
 }
 #: Every value of ``Case.maps`` that one of them understands.

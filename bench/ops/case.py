@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -73,9 +73,10 @@ class OpBench:
         name: operator, the key of its :class:`~pyindexnet.testing.OpSpec`.
         normalization: of the index maps, as published.
         inputs, outputs: shapes of its tensors.
-        published: the formula of the papers in eager PyTorch, ``published(x, logits, **peer_options(case))``; the peer.
+        published: the formula of the papers in eager PyTorch, ``published(*tensors, **peer_options(case))``; the peer.
         more: further keyword arguments of the public function.
         kinds: what ``Case.maps`` may be.
+        sides: further ways to compute the same, by name: functions of a case that give a function of ``Tensors.ours``.
     """
 
     name: str
@@ -85,6 +86,7 @@ class OpBench:
     published: Callable[..., Any]
     more: Callable[[Case], dict[str, Any]] = lambda case: {}
     kinds: tuple[str, ...] = MAPS
+    sides: Mapping[str, Callable[[Case], Callable[..., Any]]] = field(default_factory=dict)
 
     @property
     def spec(self) -> OpSpec:
@@ -94,9 +96,9 @@ class OpBench:
         """Keyword arguments of the public function."""
         return {"ratio": RATIO, "normalization": self.normalization, **self.more(case)}
 
-    def arguments(self, case: Case, x: Tensor, logits: Tensor) -> tuple[Any, ...]:
+    def arguments(self, case: Case, *tensors: Tensor) -> tuple[Any, ...]:
         """Positional arguments of the dispatcher op and of the reference formula."""
-        return self.spec.arguments(x, logits, **self.options(case))
+        return self.spec.arguments(*tensors, **self.options(case))
 
     def peer_options(self, case: Case) -> dict[str, Any]:
         """Keyword arguments of the published formula."""
@@ -134,7 +136,7 @@ class Tensors:
     """Inputs and output gradients of one case.
 
     Attributes:
-        ours: x and logits (or mask) as our modules hand them over: channels_last maps position-major in their channels.
+        ours: the operator's tensors as our modules hand them over: channels_last maps position-major in their channels.
         published: the same values as the published formula takes them best: channels_last maps channel-major.
         cotangents: gradients of the outputs.
     """
@@ -158,9 +160,12 @@ def make_inputs(bench: OpBench, case: Case, seed: int = 0) -> Tensors:
         return stored(t, 0, 2, 3, 1) if case.layout == "channels_last" and t.dim() == 4 else t
 
     values = (bench.spec.values.get(name, lambda t: t) for name in bench.spec.tensors)
-    x, logits = (value(draw(shape)) for value, shape in zip(values, bench.inputs(case), strict=True))
+    tensors = tuple(value(draw(shape)) for value, shape in zip(values, bench.inputs(case), strict=True))
     cotangents = tuple(draw(shape) for shape in bench.outputs(case))
-    theirs = logits
-    if case.layout == "channels_last" and logits.dim() == 5:
-        theirs, logits = stored(logits, 0, 3, 4, 1, 2), stored(logits, 0, 3, 4, 2, 1)
-    return Tensors((x, logits), (x, theirs), cotangents)
+    if case.layout == "contiguous":
+        return Tensors(tensors, tensors, cotangents)
+
+    def maps(*order: int) -> tuple[Tensor, ...]:
+        return tuple(stored(t, *order) if t.dim() == 5 else t for t in tensors)
+
+    return Tensors(maps(0, 3, 4, 2, 1), maps(0, 3, 4, 1, 2), cotangents)

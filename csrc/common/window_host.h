@@ -26,11 +26,9 @@ struct WindowOptions {
   int64_t height, width;  // of y
 };
 
-// Everything but x, y and their gradients.
-inline WindowArgs window_args(
-    const char* op, const Tensor& x, const Tensor& logits, Normalization normalization, const WindowOptions& o) {
+// Sizes and options.
+inline WindowArgs geometry_args(const char* op, const Tensor& x, Normalization normalization, const WindowOptions& o) {
   STD_TORCH_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", x.dim());
-  STD_TORCH_CHECK(logits.dim() == 4, op, ": kernels must have 4 dimensions, got ", logits.dim());
   STD_TORCH_CHECK(o.kernel_size >= 1 && o.kernel_size <= kMaxKernel, op, ": kernel_size must be within 1..", kMaxKernel,
       ", got ", o.kernel_size);
   STD_TORCH_CHECK(o.stride >= 1 && o.stride <= 4 && o.scale >= 1 && o.scale <= 4, op, ": scale must be within 1..4, got ",
@@ -54,6 +52,14 @@ inline WindowArgs window_args(
   };
   STD_TORCH_CHECK(fits(a.H, a.h, a.P) && fits(a.W, a.w, a.Q), op, ": an output of ", a.P, " x ", a.Q,
       " does not belong to an x of ", a.H, " x ", a.W);
+  return a;
+}
+
+// Everything but x, y and their gradients.
+inline WindowArgs window_args(
+    const char* op, const Tensor& x, const Tensor& logits, Normalization normalization, const WindowOptions& o) {
+  STD_TORCH_CHECK(logits.dim() == 4, op, ": kernels must have 4 dimensions, got ", logits.dim());
+  WindowArgs a = geometry_args(op, x, normalization, o);
   const int64_t channels = a.G * a.taps() * (o.dense ? 1 : o.scale * o.scale);
   check_image(op, "kernels", logits, x, channels, o.dense ? a.P : a.h, o.dense ? a.Q : a.w);
   a.logits = kernels(logits, a);
@@ -133,9 +139,9 @@ std::tuple<Tensor, Tensor> dynamic_upsample_backward(Tensor grad, Tensor x, Tens
   return window_backward<Device>(op, grad, x, logits, how, o, need_x, need_logits);
 }
 
-inline WindowOptions down_options(const char* op, const Tensor& logits, int64_t kernel_size, int64_t groups, int64_t scale) {
-  STD_TORCH_CHECK(logits.dim() == 4, op, ": logits must have 4 dimensions, got ", logits.dim());
-  return {kernel_size, groups, scale, 1, false, false, logits.size(2), logits.size(3)};
+inline WindowOptions down_options(const char* op, const Tensor& grid, int64_t kernel_size, int64_t groups, int64_t scale) {
+  STD_TORCH_CHECK(grid.dim() == 4, op, ": the kernels' grid must have 4 dimensions, got ", grid.dim());
+  return {kernel_size, groups, scale, 1, false, false, grid.size(2), grid.size(3)};
 }
 
 template <class Device>

@@ -38,8 +38,8 @@ class CellKernel {
   // An output of this many bytes does not stay in a cache until it is read, so its lines are written past them.
   static constexpr int64_t kStreamBytes = int64_t{16} << 20;
   // What is fetched into the cache ahead of its load, since hardware prefetchers stop at each page and a cell reads 6 streams:
-  // planar tensors this many cells ahead, in whole rows of cells, so that no stream fetches what another one is reading;
-  // channels_last ones this many elements ahead.
+  // planar tensors this many cells ahead, in whole rows of cells, so that no stream fetches what another one is reading,
+  // those of low resolution twice as far; channels_last ones of high resolution this many elements ahead.
   static constexpr int64_t kCellsAhead = 256;
   static constexpr int64_t kElementsAhead = 1024 / sizeof(T);
 
@@ -165,7 +165,7 @@ class CellKernel {
         planar_ ? rows_ahead_ * R * t.h : kElementsAhead};
   }
   PYINDEXNET_INLINE Lanes low(const Image& t, int64_t n, int64_t c, int64_t i, int64_t j) const {
-    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, planar_ ? t.w : t.c, 0};
+    return {data(t) + n * t.n + c * t.c + i * t.h + j * t.w, 0, 0, planar_ ? t.w : t.c, planar_ ? 2 * rows_ahead_ * t.h : 0};
   }
   // along_w: lanes are cells of a row (always so for holistic maps), else channels.
   PYINDEXNET_INLINE Lanes map(const IndexMap& t, int64_t n, int64_t c, int64_t i, int64_t j, bool along_w) const {
@@ -235,6 +235,7 @@ class CellKernel {
   template <class Chunk>
   PYINDEXNET_INLINE V load_low(Lanes t, Chunk chunk) const {
     if constexpr (Chunk::fast) {
+      if constexpr (Chunk::planar) __builtin_prefetch(t.p + t.ahead);
       return load(t.p);
     } else {
       return load_lanes(t.p, t.lane, chunk.count);

@@ -309,6 +309,25 @@ PYINDEXNET_INLINE void store(float16* p, VecF a) {
 }
 #endif
 
+// Lanes [from, to) of the vector at p, of those it has; the others are 0, and their memory is not touched.
+template <class T>
+PYINDEXNET_INLINE Vec<T> load_between(const T* p, int64_t from, int64_t to) {
+  constexpr int64_t L = Vec<T>::size;
+  const int first = static_cast<int>(from < 0 ? 0 : from), last = static_cast<int>(to < L ? to : L);
+#if defined(__AVX512F__)
+  const unsigned mask = last > first ? (1u << last) - (1u << first) : 0u;
+  if constexpr (std::is_same_v<T, float>) {
+    return Vec<T>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
+  } else {
+    return Vec<T>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  }
+#else
+  T buffer[L] = {};
+  for (int l = first; l < last; ++l) buffer[l] = p[l];
+  return load(buffer);
+#endif
+}
+
 // Fewer lanes than a vector, or lanes apart from each other: through a buffer. Unused lanes are 0. Not inlined: one copy each.
 template <class T>
 __attribute__((noinline)) auto load_lanes(const T* p, int64_t stride, int count) {

@@ -3,14 +3,18 @@
 // csrc/cpu/isa/window.cpp. A vector is a run of cells in a row. The weights of a strip of rows are normalised into scratch
 // memory once, for all channels of the group; rows of x and of the gradient are copied there with a border of zeros (widened,
 // columns of equal remainder by the stride side by side), so that the inner loops have no borders, strides or dtypes. They keep
-// a block of channels x sub-positions (or taps) in registers. Arithmetic in float, double for double.
+// a block of channels x sub-positions (or taps) in registers. Where nothing would change on the way (csrc/cpu/window_in_place.h), x
+// is read in place. Arithmetic in float, double for double.
 #pragma once
 #include <initializer_list>
 #include <type_traits>
 
 #include "../common/window_normalization.h"
 #include "simd.h"
+#include "window_affinity.h"
+#include "window_in_place.h"
 #include "window_plan.h"
+#include "window_rows.h"
 
 namespace pyindexnet {
 
@@ -21,10 +25,11 @@ using Constant = std::integral_constant<int, kValue>;
 
 // kR: scale. The stride is 1 where it is above 1.
 template <class T, int kR>
-class WindowKernel {
-  using A = typename Accumulate<T>::type;
-  using V = Vec<A>;
-  static constexpr int L = V::size, kS = kR * kR;
+class WindowKernel : WindowRows<T> {
+  using Rows = WindowRows<T>;
+  using Rows::L, Rows::least, Rows::most, Rows::vectors;
+  using typename Rows::A, typename Rows::V;
+  static constexpr int kS = kR * kR;
   static constexpr int64_t kHalo = WindowPlan::kHalo, kBlock = WindowPlan::kBlock;
   // Registers: rows of sub-positions x channels of the forward; an AVX-512 machine has twice the registers.
   static constexpr bool kWide = kVectorBytes == 64;
@@ -41,6 +46,7 @@ class WindowKernel {
   int64_t phase_[kMaxKernel];
   bool stream_y_, stream_grad_x_, stream_grad_logits_;
   int64_t halo_;  // columns left and right of a tile that its windows reach, in whole vectors
+  AffinityLogits<T> affinity_;
 
   struct Item {
     int64_t n, g, row, row_end, column, column_end;
@@ -58,7 +64,8 @@ class WindowKernel {
         d_(x_ + p.x_elements(a)),
         grad_(d_ + p.weight_elements(a)),
         out_(grad_ + p.grad_elements(a)),
-        carry_(out_ + p.out_elements(a)) {
+        carry_(out_ + p.out_elements(a)),
+        affinity_(a, p, static_cast<A*>(scratch) + p.window_elements(a, a.need_kernels() || a.grad_x.data)) {
     int64_t reach = 0;
     for (int t = 0; t < a.k; ++t) {
       const int64_t column = t - a.before();
@@ -72,7 +79,9 @@ class WindowKernel {
     const Planes &y = a.y, &x = a.grad_x;
     const Kernels& k = a.grad_logits;
     const int64_t planes = a.N * a.G * a.M;
-    stream_y_ = !x.data && !k.data && large(y.data, {y.n, y.g, y.m, y.h}, planes * a.P * a.Q);
+    // Half lines of several channels in turns are several times slower past the caches than through them.
+    const bool whole_lines = kR * kVectorBytes >= 64;
+    stream_y_ = whole_lines && !x.data && !k.data && large(y.data, {y.n, y.g, y.m, y.h}, planes * a.P * a.Q);
     stream_grad_x_ = large(x.data, {x.n, x.g, x.m, x.h}, planes * a.H * a.W);
     stream_grad_logits_ = large(k.data, {k.n, k.g, k.t, k.sy, k.sx, k.h}, a.N * a.G * taps_ * kS * a.h * a.w) && !a.dense;
   }
@@ -80,10 +89,15 @@ class WindowKernel {
   void run(bool backward, WindowRange range) {
     for (int64_t index = range.begin; index < range.end; ++index) {
       const int64_t tile = index % p_.tiles, band = index / p_.tiles % p_.bands, plane = index / (p_.tiles * p_.bands);
-      const int64_t groups = p_.channels ? 1 : a_.G;
+      const int64_t groups = p_.groups;  // of items; 1: an item has all of them
       Item item{
           plane / groups, plane % groups, band * p_.band_rows, (band + 1) * p_.band_rows, tile * p_.tile, (tile + 1) * p_.tile};
-      backward ? run_backward(item) : run_forward(item);
+      if (a_.rank) affinity_.generate(item.n, item.g, groups == 1 ? a_.G : 1);
+      if (!backward) {
+        run_forward(item);
+      } else {
+        for (const int64_t end = groups == 1 ? a_.G : item.g + 1; item.g < end; ++item.g) run_backward(item);
+      }
     }
     if (stream_y_ || stream_grad_x_ || stream_grad_logits_) stream_fence();
   }
@@ -99,63 +113,7 @@ class WindowKernel {
     return elements * int64_t{sizeof(T)} >= kStreamBytes;
   }
 
-  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-  static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-  static int64_t vectors(int64_t columns) { return (columns + L - 1) / L; }
-
   // --- memory ----------------------------------------------------------------------------------------------------
-  // kK neighbouring columns of a row for each of L cells, the first of them cell j, a multiple of L.
-  // Column kK * j + e of the row is p[e * near + j * far].
-
-  static constexpr int count_of(int64_t left) { return left < L ? static_cast<int>(left) : L; }
-  // Columns from `columns` on are 0; j >= 0.
-  template <int kK>
-  static __attribute__((noinline)) void load_tail(
-      const T* p, int64_t near, int64_t far, int64_t j, int64_t columns, V (&out)[kK]) {
-    for (int e = 0; e < kK; ++e) {
-      const int64_t count = (columns - e + kK - 1) / kK;
-      out[e] = j < count ? V(load_lanes(p + e * near + j * far, far, count_of(count - j))) : V(A(0));
-    }
-  }
-  template <int kK>
-  static __attribute__((noinline)) void store_tail(
-      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK]) {
-    if (kK > 1 && near == 1 && far == kK) {
-      V out[kK];
-      if constexpr (kK > 1) interleave<kK>(in, out);
-      for (int v = 0; v < kK; ++v) {
-        const int64_t first = j * kK + v * L;
-        if (first < columns) store_lanes(p + first, 1, count_of(columns - first), out[v]);
-      }
-      return;
-    }
-    for (int e = 0; e < kK; ++e) {
-      const int64_t count = (columns - e + kK - 1) / kK;
-      if (j < count) store_lanes(p + e * near + j * far, far, count_of(count - j), in[e]);
-    }
-  }
-  // Whether vectors of memory are (interleaved) vectors of cells.
-  template <int kK>
-  static bool unit(int64_t near, int64_t far) {
-    return far == kK && (kK == 1 || near == 1);
-  }
-  template <int kK>
-  static PYINDEXNET_INLINE void store_columns(
-      T* p, int64_t near, int64_t far, int64_t j, int64_t columns, const V (&in)[kK], bool past_caches) {
-    if ((j + L) * kK > columns) return store_tail<kK>(p, near, far, j, columns, in);
-    if (kK > 1 && far == 1) {  // a plane for each sub-position
-      for (int e = 0; e < kK; ++e) past_caches ? stream(p + e * near + j, in[e]) : store(p + e * near + j, in[e]);
-      return;
-    }
-    if (!unit<kK>(near, far)) return store_tail<kK>(p, near, far, j, columns, in);
-    V out[kK];
-    if constexpr (kK == 1) {
-      out[0] = in[0];
-    } else {
-      interleave<kK>(in, out);
-    }
-    for (int v = 0; v < kK; ++v) past_caches ? stream(p + j * kK + v * L, out[v]) : store(p + j * kK + v * L, out[v]);
-  }
 
   static T* row(const Planes& t, const Item& at, int64_t m, int64_t h) {
     return static_cast<T*>(t.data) + at.n * t.n + at.g * t.g + m * t.m + h * t.h;
@@ -164,52 +122,13 @@ class WindowKernel {
     return static_cast<T*>(t.data) + at.n * t.n + at.g * t.g + tap * t.t + sy * t.sy + i * t.h;
   }
 
-  // Cells [from, to) of a row, column e of each at out[e * step + cell - from]; 0 outside the columns and where `present` is
-  // false.
-  template <int kK>
-  PYINDEXNET_INLINE void copy_row(const T* p, bool present, int64_t near, int64_t far, int64_t columns, int64_t from,
-      int64_t to, A* out, int64_t step) const {
-    const auto zeros = [&](int64_t j, int64_t end) PYINDEXNET_LAMBDA_INLINE {
-      for (; j < end; j += L) {
-        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, V(A(0)));
-      }
-      return j;
-    };
-    int64_t j = zeros(from, present ? 0 : to);
-    if (!present) return;
-    if (unit<kK>(near, far)) {
-      for (; j < to && (j + L) * kK <= columns; j += L) {
-        V values[kK];
-        for (int v = 0; v < kK; ++v) values[v] = load(p + j * kK + v * L);
-        if constexpr (kK == 1) {
-          store(out + j - from, values[0]);
-        } else {
-          V apart[kK];
-          deinterleave<kK>(values, apart);
-          for (int e = 0; e < kK; ++e) store(out + e * step + j - from, apart[e]);
-        }
-      }
-    }
-    if (kK > 1 && far == 1) {  // a plane for each sub-position
-      for (; j < to && (j + L) * kK <= columns; j += L) {
-        for (int e = 0; e < kK; ++e) store(out + e * step + j - from, load(p + e * near + j));
-      }
-    }
-    for (; j < to && j * kK < columns; j += L) {
-      V values[kK];
-      load_tail<kK>(p, near, far, j, columns, values);
-      for (int e = 0; e < kK; ++e) store(out + e * step + j - from, values[e]);
-    }
-    zeros(j, to);
-  }
-
   // Raw logits of row i, cells [from, to): out[(t * kS + s) * pitch + cell - from]. Absent sub-positions read as 0.
   __attribute__((noinline)) void copy_logits(const Item& at, int64_t i, int64_t from, int64_t to, A* out) const {
     for (int t = 0; t < taps_; ++t) {
       for (int sy = 0; sy < kR; ++sy) {
         const T* p = row(a_.logits, at, t, sy, i);
         A* to_row = out + (t * kS + sy * kR) * pitch_;
-        copy_row<kR>(p, i * kR + sy < a_.P, a_.logits.sx, a_.logits.w, a_.Q, from, to, to_row, pitch_);
+        Rows::template copy_row<kR>(p, i * kR + sy < a_.P, a_.logits.sx, a_.logits.w, a_.Q, from, to, to_row, pitch_);
       }
     }
   }
@@ -221,7 +140,8 @@ class WindowKernel {
       for (int64_t u = 0; u < rows; ++u) {
         const int64_t h = first + u;
         A* out = x_ + (b * rows + u) * kD * pitch_ + kHalo - halo_;
-        copy_row<kD>(row(a_.x, at, m + b, h), h >= 0 && h < a_.H, a_.x.w, kD * a_.x.w, a_.W, from, to, out, pitch_);
+        Rows::template copy_row<kD>(
+            row(a_.x, at, m + b, h), h >= 0 && h < a_.H, a_.x.w, kD * a_.x.w, a_.W, from, to, out, pitch_);
       }
     }
   }
@@ -245,8 +165,14 @@ class WindowKernel {
   };
   Taps taps(A* rows, int s, int64_t column) const { return {rows + s * pitch_ + column, kS * pitch_}; }
 
+  // Raw logits of row i, cells [from, to): out[(t * kS + s) * pitch + cell - from]; 0 outside the grid.
+  void raw_logits(const Item& at, int64_t i, int64_t from, int64_t to, A* out) const {
+    a_.rank ? affinity_.logits(at.n, at.g, i, from, to, out) : copy_logits(at, i, from, to, out);
+  }
+
   // Normalised weights of row i, cells [from, to); 0 outside the grid.
   __attribute__((noinline)) void weigh_row(const Item& at, int64_t i, int64_t from, int64_t to, A* out) const {
+    if (a_.rank) return affinity_.weights(at.n, at.g, i, from, to, out);
     copy_logits(at, i, from, to, out);
     if (a_.normalization == Normalization::none) return;
     for (int s = 0; s < kS; ++s) {
@@ -263,7 +189,7 @@ class WindowKernel {
   };
   // Whether the logits can serve as weights where they are: used as they are, whole vectors, nothing absent.
   bool usable_logits() const {
-    return std::is_same_v<T, A> && a_.normalization == Normalization::none && a_.logits.w == 1 && a_.w % L == 0 &&
+    return std::is_same_v<T, A> && !a_.rank && a_.normalization == Normalization::none && a_.logits.w == 1 && a_.w % L == 0 &&
            a_.w * kR == a_.Q && a_.h * kR == a_.P && (kR == 1 || a_.logits.sy == kR * a_.logits.sx);
   }
   Weights weights(const Item& at, int64_t i, int64_t r, bool direct) const {
@@ -280,10 +206,16 @@ class WindowKernel {
     if (at.column >= at.column_end) return;
     if (p_.channels) return run_channels(at);
     const int64_t end = at.column + vectors(at.column_end - at.column) * L;
-    const bool direct = usable_logits();
+    const bool direct = usable_logits(), in_place = D_ == 1 && a_.x.w == 1 && a_.y.w == 1;
     for (int64_t i0 = at.row; i0 < at.row_end; i0 += p_.strip) {
       const int64_t rows = least(p_.strip, at.row_end - i0), x_rows = (rows - 1) * D_ + a_.k;
       for (int64_t r = 0; r < rows && !direct; ++r) weigh_row(at, i0 + r, at.column, end, z_ + r * taps_ * kS * pitch_);
+      if constexpr (kR == 1 && std::is_same_v<T, A>) {
+        if (in_place) {
+          sum_in_place(at, i0, rows, direct);
+          continue;
+        }
+      }
       for (int64_t m = 0; m < a_.M; m += kChannels) {
         const int channels = static_cast<int>(least(kChannels, a_.M - m));
         copy_x(at, m, channels, i0 * D_ - a_.before(), x_rows);
@@ -298,6 +230,22 @@ class WindowKernel {
           }
         }
       }
+    }
+  }
+
+  // Rows [i0, i0 + rows) of y, x read where it is.
+  void sum_in_place(const Item& at, int64_t i0, int64_t rows, bool direct) const {
+    for (int64_t m = 0; m < a_.M;) {
+      const bool block = m + kChannels <= a_.M;
+      for (int64_t i = i0; i < i0 + rows; ++i) {
+        const Weights z = weights(at, i, i - i0, direct);
+        const int64_t top = i - a_.before();
+        const int first = static_cast<int>(most(0, -top)), last = static_cast<int>(least(a_.k, a_.H - top));
+        const WindowRow<A> of_row{row(a_.x, at, m, top), a_.x.m, a_.x.h, z.p - at.column, z.t, row(a_.y, at, m, i), a_.y.m,
+            a_.k, first, last, a_.before(), a_.W, at.column, at.column_end, stream_y_};
+        block ? window_row<kChannels>(of_row) : window_row<1>(of_row);
+      }
+      m += block ? kChannels : 1;
     }
   }
 
@@ -328,7 +276,7 @@ class WindowKernel {
             if (h >= a_.P) continue;
             V values[kR];
             for (int e = 0; e < kR; ++e) values[e] = sum[b][s * kR + e];
-            store_columns<kR>(row(a_.y, at, m + b, h), a_.y.w, kR * a_.y.w, j, a_.Q, values, stream_y_);
+            Rows::template store_columns<kR>(row(a_.y, at, m + b, h), a_.y.w, kR * a_.y.w, j, a_.Q, values, stream_y_);
           }
         }
       }
@@ -339,7 +287,7 @@ class WindowKernel {
   // a run of cells together, since their channels are neighbours in memory.
   void run_channels(Item at) const {
     constexpr bool kDirect = std::is_same_v<T, A>;  // weights of a half type are widened first
-    const bool direct = kDirect && a_.normalization == Normalization::none;
+    const bool direct = kDirect && !a_.rank && a_.normalization == Normalization::none;
     for (int64_t i = at.row; i < at.row_end; ++i) {
       for (int64_t begin = at.column; begin < at.column_end; begin += L) {
         for (at.g = 0; at.g < a_.G; ++at.g) {
@@ -394,14 +342,14 @@ class WindowKernel {
         for (int sy = 0; sy < kR; ++sy) {
           const int64_t h = (i0 + r) * kR + sy;
           A* out = grad_ + ((b * rows + r) * kS + sy * kR) * pitch_ + kHalo - halo_;
-          copy_row<kR>(row(a_.y, at, m + b, h), h < a_.P, a_.y.w, kR * a_.y.w, a_.Q, from, to, out, pitch_);
+          Rows::template copy_row<kR>(row(a_.y, at, m + b, h), h < a_.P, a_.y.w, kR * a_.y.w, a_.Q, from, to, out, pitch_);
         }
       }
     }
   }
 
   void run_backward(const Item& at) const {
-    const bool need_x = a_.grad_x.data, need_logits = a_.grad_logits.data;
+    const bool need_x = a_.grad_x.data, need_logits = a_.need_kernels();
     const int64_t before = a_.before(), carried = p_.carried_rows(a_);
     const int64_t x_first = at.row * D_, x_end = least(at.row_end * D_, a_.H);  // rows of grad_x that are this item's
     int64_t first = at.row, end = at.row_end;                                   // rows of cells that take part
@@ -460,7 +408,8 @@ class WindowKernel {
       for (int64_t j = at.column; j * kD < columns; j += L) {
         V values[kD];
         for (int e = 0; e < kD; ++e) values[e] = rows ? load(rows + ((h - from) * kD + e) * pitch_ + j - at.column) : V(A(0));
-        store_columns<kD>(row(a_.grad_x, at, m, h), a_.grad_x.w, kD * a_.grad_x.w, j, columns, values, stream_grad_x_);
+        Rows::template store_columns<kD>(
+            row(a_.grad_x, at, m, h), a_.grad_x.w, kD * a_.grad_x.w, j, columns, values, stream_grad_x_);
       }
     }
   }
@@ -522,13 +471,14 @@ class WindowKernel {
     if (i >= a_.h || at.column >= to) return;
     if (a_.normalization != Normalization::none) {
       A* logits = z_ + r * taps_ * kS * pitch_;
-      copy_logits(at, i, at.column, to, logits);
+      raw_logits(at, i, at.column, to, logits);
       for (int s = 0; s < kS; ++s) {
         for (int64_t j = 0; j < to - at.column; j += L) {
           normalize_vjp_taps<V>(taps(logits, s, j), taps(d, s, j), taps_, a_.normalization);
         }
       }
     }
+    if (a_.rank) return affinity_.gradients(at.n, at.g, i, at.row, at.column, to, d);
     // Absent sub-positions have memory in the shuffled layout only, and get their 0.
     const int64_t columns = least(a_.dense ? a_.Q : a_.w * kR, to * kR);
     for (int t = 0; t < taps_; ++t) {
@@ -538,7 +488,7 @@ class WindowKernel {
         for (int64_t j = at.column; j < to; j += L) {
           V values[kR];
           for (int e = 0; e < kR; ++e) values[e] = load(d + (t * kS + sy * kR + e) * pitch_ + j - at.column);
-          store_columns<kR>(p, a_.grad_logits.sx, a_.grad_logits.w, j, columns, values, stream_grad_logits_);
+          Rows::template store_columns<kR>(p, a_.grad_logits.sx, a_.grad_logits.w, j, columns, values, stream_grad_logits_);
         }
       }
     }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "../common/window_host.h"
+#include "../common/affinity_host.h"
 #include "isa.h"
 #include "window_plan.h"
 
@@ -13,6 +13,7 @@ namespace pyindexnet {
 #define PYINDEXNET_DECLARE_WINDOW(ISA)                                                              \
   namespace ISA {                                                                                   \
   void run_window(const WindowArgs&, const WindowPlan&, bool backward, WindowRange, void* scratch); \
+  void sum_parts(const WindowArgs&);                                                                \
   }
 PYINDEXNET_DECLARE_WINDOW(generic)
 #if defined(__x86_64__)
@@ -25,6 +26,15 @@ struct WindowDevice {
   static int guard(const Tensor&) { return 0; }
   static void forward(const WindowArgs& a, const Tensor&) { run(a, false); }
   static void backward(const WindowArgs& a, const Tensor&) { run(a, true); }
+  // A part for each row of a tile: their sum does not depend on the threads.
+  static int64_t count_parts(const WindowArgs& a) { return a.h * plan(a, true).tiles; }
+  static void sum_parts(const WindowArgs& a) {
+#if defined(__x86_64__)
+    if (active_isa() == Isa::avx512) return avx512::sum_parts(a);
+    if (active_isa() == Isa::avx2) return avx2::sum_parts(a);
+#endif
+    generic::sum_parts(a);
+  }
 
  private:
   static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,7 +42,9 @@ struct WindowDevice {
   static WindowPlan plan(const WindowArgs& a, bool backward) {
     WindowPlan p;
     p.channels = !backward && WindowPlan::fits_channels(a);
-    const int64_t planes = a.N * (p.channels ? 1 : a.G);
+    // Neighbouring channels of all groups together; grad_a is a sum over the groups.
+    p.groups = p.channels || (backward && a.rank) ? 1 : a.G;
+    const int64_t planes = std::max<int64_t>(1, a.N * p.groups);
     const int64_t rows = std::max(a.h, ceil_div(a.H, a.stride)), columns = std::max(a.w, ceil_div(a.W, a.stride));
     // The weights of a strip should leave room in a second-level cache; long runs of memory are worth more than the first.
     constexpr int64_t kWeightBytes = 131072;
@@ -72,10 +84,9 @@ struct WindowDevice {
   static void run(const WindowArgs& a, bool backward) {
     const WindowPlan p = plan(a, backward);
     const int64_t bytes = p.scratch_elements(a, backward) * (a.dtype == DType::float64 ? 8 : 4);
-    const int64_t items = a.N * (p.channels ? 1 : a.G) * p.bands * p.tiles;
+    const int64_t items = a.N * p.groups * p.bands * p.tiles;
     // A thread should get no less than half a million multiplications: below that, starting it costs more than it saves.
-    const int64_t per_item =
-        (p.channels ? a.G : 1) * a.M * a.taps() * a.scale * a.scale * p.band_rows * p.tile * (backward ? 2 : 1);
+    const int64_t per_item = a.G / p.groups * a.M * a.taps() * a.scale * a.scale * p.band_rows * p.tile * (backward ? 2 : 1);
     const int64_t grain = std::max<int64_t>(1, ceil_div(int64_t{1} << 19, per_item));
     torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
       void* memory = scratch(bytes);

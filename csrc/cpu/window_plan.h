@@ -16,12 +16,15 @@ struct WindowPlan {
   static constexpr int64_t kBlock = 8;  // channels at a time
 
   int64_t bands = 1, band_rows = 1, tiles = 1, tile = kHalo, strip = 1;
-  bool channels = false;  // forward: a vector is a run of a group's channels, an item has all groups
+  bool channels = false;  // forward: a vector is a run of a group's channels
+  int64_t groups = 1;     // of items; 1: an item has all groups, one after another
 
   // Whether neighbouring channels lie side by side, in whole vectors of any width.
   static bool fits_channels(const WindowArgs& a) { return a.x.m == 1 && a.y.m == 1 && a.M % 16 == 0; }
 
   int64_t pitch() const { return tile + 2 * kHalo; }
+
+  static int64_t padded(int64_t elements) { return (elements + kHalo - 1) / kHalo * kHalo; }
 
   // Sizes of the parts of the scratch memory, in accumulator elements.
   int64_t x_rows(const WindowArgs& a) const { return (strip - 1) * a.stride + a.k; }
@@ -32,7 +35,15 @@ struct WindowPlan {
   int64_t grad_elements(const WindowArgs& a) const { return kBlock * strip * a.scale * a.scale * pitch(); }
   int64_t out_elements(const WindowArgs& a) const { return kBlock * out_rows(a) * a.stride * pitch(); }
   int64_t carry_elements(const WindowArgs& a) const { return a.M * carried_rows(a) * a.stride * pitch(); }
+  int64_t generator_elements(const WindowArgs& a) const { return padded((groups == 1 ? a.G : 1) * a.group_logits() * a.rank); }
+  int64_t map_elements(const WindowArgs& a) const { return a.rank * pitch(); }
+  int64_t map_gradient_elements(const WindowArgs& a) const { return a.G > 1 && a.rank ? band_rows * a.rank * pitch() : 0; }
   int64_t scratch_elements(const WindowArgs& a, bool backward) const {
+    const int64_t affinity = generator_elements(a) + map_elements(a) + (backward ? map_gradient_elements(a) : 0);
+    return window_elements(a, backward) + affinity;
+  }
+  // Without what the logits of low rank need.
+  int64_t window_elements(const WindowArgs& a, bool backward) const {
     const int64_t forward = weight_elements(a) + x_elements(a);
     return backward ? forward + weight_elements(a) + grad_elements(a) + out_elements(a) + carry_elements(a) : forward;
   }

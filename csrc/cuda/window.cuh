@@ -10,7 +10,7 @@
 
 #include "../common/window.h"
 #include "../common/window_normalization.h"
-#include "numeric.cuh"
+#include "window_logits.cuh"
 
 namespace pyindexnet::cuda {
 
@@ -63,43 +63,28 @@ __device__ inline CellAt cell_at(const WindowGrid& grid, const WindowTile& tile,
   return {i, j};
 }
 
-template <class T>
-__device__ inline T* at(const Planes& t, int64_t n, int64_t g, int64_t m, int64_t h, int64_t w) {
-  return static_cast<T*>(t.data) + n * t.n + g * t.g + m * t.m + h * t.h + w * t.w;
-}
-
-template <class T>
-__device__ inline T* at(const Kernels& k, int64_t n, int64_t g, int64_t t, int s, int scale, int64_t i, int64_t j) {
-  return static_cast<T*>(k.data) + n * k.n + g * k.g + t * k.t + s / scale * k.sy + s % scale * k.sx + i * k.h + j * k.w;
-}
-
-// Sub-position s of cell (i, j) lies in the output.
-__device__ inline bool is_present(const WindowArgs& a, int s, int64_t i, int64_t j) {
-  return i * a.scale + s / a.scale < a.P && j * a.scale + s % a.scale < a.Q;
-}
-
 // Raw logits of a tile: out[(t * S + s) * cells + cell], 0 where absent. Ends with a barrier.
-template <class T, int kS>
+template <class T, int kS, bool kAffinity>
 __device__ inline void load_kernels(const WindowArgs& a, const WindowGrid& grid, const WindowTile& tile, Accumulator<T>* out) {
   const int cells = grid.cells, count = a.k * a.k * kS * cells;
   for (int e = threadIdx.x; e < count; e += blockDim.x) {
     const int cell = e % cells, row = e / cells, s = row % kS;
     const CellAt p = cell_at(grid, tile, cell);
     const bool present = cell < tile.cells && is_present(a, s, p.i, p.j);
-    out[e] = present ? Accumulator<T>(*at<T>(a.logits, tile.n, tile.g, row / kS, s, a.scale, p.i, p.j)) : 0;
+    out[e] = present ? Logits<T, kAffinity>(a, tile.n, tile.g, s, p.i, p.j)(row / kS) : Accumulator<T>(0);
   }
   __syncthreads();
 }
 
 // One block: a tile of cells in a chunk of channels. Dynamic shared memory: k * k * S * cells.
-template <class T, int kR>
+template <class T, int kR, bool kAffinity>
 __global__ void __launch_bounds__(kThreads, 1) window_forward_kernel(const WindowArgs a, const WindowGrid grid) {
   using A = Accumulator<T>;
   constexpr int kS = kR * kR;
   PYINDEXNET_DYNAMIC_SHARED(A, z);  // [k * k][S][cells]
   const WindowTile tile = window_tile(a, grid);
   const int cells = grid.cells, taps = a.k * a.k;
-  load_kernels<T, kS>(a, grid, tile, z);
+  load_kernels<T, kS, kAffinity>(a, grid, tile, z);
   if (a.normalization != Normalization::none) {
     for (int e = threadIdx.x; e < kS * cells; e += blockDim.x) {
       normalize_taps<Lanes<A, 1>>(SharedTaps<A>{z + e, kS * cells}, taps, a.normalization);
@@ -135,17 +120,15 @@ __global__ void __launch_bounds__(kThreads, 1) window_forward_kernel(const Windo
   }
 }
 
-// Gradient of the kernels; one block: a tile of cells, all channels. A thread sums the channels for a tap of a cell; then one
-// thread per kernel applies J^T. Dynamic shared memory: 2 * k * k * S * cells.
-template <class T, int kR>
-__global__ void __launch_bounds__(kThreads, 1) window_kernels_kernel(const WindowArgs a, const WindowGrid grid) {
+// Gradient of a tile's logits, d[(t * S + s) * cells + cell], all channels of the group: a thread sums the channels for a tap
+// of a cell; then one thread per kernel applies J^T. `logits`: as much memory again. Ends with a barrier.
+template <class T, int kR, bool kAffinity>
+__device__ inline void logits_gradient(
+    const WindowArgs& a, const WindowGrid& grid, const WindowTile& tile, Accumulator<T>* d, Accumulator<T>* logits) {
   using A = Accumulator<T>;
   constexpr int kS = kR * kR;
-  PYINDEXNET_DYNAMIC_SHARED(A, d);  // [k * k][S][cells], then the logits in the same order
-  const WindowTile tile = window_tile(a, grid);
-  const int cells = grid.cells, taps = a.k * a.k, rows = taps * kS;
-  A* logits = d + rows * cells;
-  if (a.normalization != Normalization::none) load_kernels<T, kS>(a, grid, tile, logits);
+  const int cells = grid.cells, taps = a.k * a.k;
+  if (a.normalization != Normalization::none) load_kernels<T, kS, kAffinity>(a, grid, tile, logits);
   for (int e = threadIdx.x; e < taps * cells; e += blockDim.x) {
     const int cell = e % cells, t = e / cells;
     const auto [i, j] = cell_at(grid, tile, cell);
@@ -175,6 +158,17 @@ __global__ void __launch_bounds__(kThreads, 1) window_kernels_kernel(const Windo
     }
     __syncthreads();
   }
+}
+
+// One block: a tile of cells. Dynamic shared memory: 2 * k * k * S * cells.
+template <class T, int kR>
+__global__ void __launch_bounds__(kThreads, 1) window_kernels_kernel(const WindowArgs a, const WindowGrid grid) {
+  using A = Accumulator<T>;
+  constexpr int kS = kR * kR;
+  PYINDEXNET_DYNAMIC_SHARED(A, d);  // [k * k][S][cells], then the logits in the same order
+  const WindowTile tile = window_tile(a, grid);
+  const int cells = grid.cells, rows = a.k * a.k * kS;
+  logits_gradient<T, kR, false>(a, grid, tile, d, d + rows * cells);
   for (int e = threadIdx.x; e < rows * cells; e += blockDim.x) {
     const int cell = e % cells, row = e / cells, s = row % kS;
     const auto [i, j] = cell_at(grid, tile, cell);
@@ -195,7 +189,7 @@ struct Statistics {
 };
 
 // One thread per kernel; statistics[(n, g), s, cell].
-template <class T>
+template <class T, bool kAffinity>
 __global__ void __launch_bounds__(kThreads, 1) window_statistics_kernel(const WindowArgs a,
     Statistics<Accumulator<T>>* statistics, Divider cells, Divider columns, Divider subs, Divider groups, int64_t total) {
   using A = Accumulator<T>;
@@ -208,18 +202,18 @@ __global__ void __launch_bounds__(kThreads, 1) window_statistics_kernel(const Wi
   const int64_t g = groups.split(rest);
   Statistics<A> out{0, 0};
   if (is_present(a, s, i, j)) {
-    const T* logits = at<T>(a.logits, rest, g, 0, s, a.scale, i, j);
+    const Logits<T, kAffinity> logits(a, rest, g, s, i, j);
     const bool unit = a.normalization == Normalization::sigmoid_softmax;
-    out.top = A(logits[0]);
+    out.top = logits(0);
     for (int64_t t = 1; t < a.taps() && !unit; ++t) {
-      const A value = A(logits[t * a.logits.t]);
+      const A value = logits(t);
       out.top = out.top < value ? value : out.top;
     }
     if (unit) out.top = 0;
     A sum = 0;
     for (int64_t t = 0; t < a.taps(); ++t) {
       V value;
-      value.at[0] = A(logits[t * a.logits.t]);
+      value.at[0] = logits(t);
       sum += exponential((unit ? sigmoid(value) : value).at[0] - out.top);
     }
     out.factor = inverse(sum);
@@ -240,7 +234,7 @@ __device__ inline A weight_of(A logit, Normalization how, const Statistics<A>& s
 
 // A pixel of x and kGatherChannels channels per thread; `inner` and `outer` split a linear index over pixels and chunks of
 // channels, whichever neighbours in memory go inside.
-template <class T>
+template <class T, bool kAffinity>
 __global__ void __launch_bounds__(kThreads, 1)
     window_gather_kernel(const WindowArgs a, const Statistics<Accumulator<T>>* statistics, Divider inner, Divider outer,
         Divider columns, Divider groups, int64_t total) {
@@ -269,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (!is_present(a, s, i, j)) continue;
         Statistics<A> of_kernel{0, 0};
         if (statistics) of_kernel = statistics[(((n * a.G + g) * subs + s) * a.h + i) * a.w + j];
-        const A logit = A(*at<T>(a.logits, n, g, ty * a.k + tx, s, a.scale, i, j));
+        const A logit = Logits<T, kAffinity>(a, n, g, s, i, j)(ty * a.k + tx);
         const A weight = weight_of(logit, a.normalization, of_kernel);
         const T* grad = at<T>(a.y, n, g, m, i * a.scale + s / a.scale, j * a.scale + s % a.scale);
 #pragma unroll

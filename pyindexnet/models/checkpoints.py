@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,13 +219,27 @@ def model_from_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) ->
             raise CheckpointError(f"{_label(source)}: names a model that cannot be built: {error}") from error
         load_checkpoint(model, state)
         return model
-    for name, infer in _PUBLISHED_OPTIONS.items():
-        options = infer(state)
-        if options is not None:
-            model = create_model(name, **options)
-            load_checkpoint(model, state)
-            return model
+    published = published_network(state)
+    if published is not None:
+        name, options = published
+        model = create_model(name, **options)
+        load_checkpoint(model, state)
+        return model
     raise CheckpointError(f"{_label(source)}: does not tell which model it is of; use create_model and load_checkpoint")
+
+
+def published_network(state: Mapping[str, Any]) -> tuple[str, Options] | None:
+    """Name and options of the model whose published weights these are, by their keys and shapes; None where no model's.
+
+    Args:
+        state: a state dict; wrappers and prefixes are taken off as in :func:`load_checkpoint`.
+    """
+    tensors = _flatten(_label(state), state) if state else {}
+    for name, infer in _PUBLISHED_OPTIONS.items():
+        options = infer(tensors)
+        if options is not None:
+            return name, options
+    return None
 
 
 def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -275,7 +290,9 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
             with safetensors.safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if path.suffix in TORCH_SUFFIXES:
-            return torch.load(path, map_location="cpu", weights_only=True), {}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a pickle that is no checkpoint: the exception says it
+                return torch.load(path, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:

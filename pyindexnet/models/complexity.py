@@ -340,7 +340,8 @@ _TABLE = [
     replace(
         _indexnet("B11-1.4", "8.86M", "7.61", index_network="max", width=1.4),
         note="the published network of width 1.4 has the 7,254,215 parameters that are computed here; no rounding of "
-        "its channel counts (down, nearest, up, to multiples of 1 to 32) gives both printed figures",
+        "its channel counts (down, nearest, up, to multiples of 1 to 32) gives both printed figures; what else was tried is in "
+        "docs/complexity.md",
     ),
     _indexnet("B11-carafe", "4.06M", "5.01", index_network="carafe"),
     _indexnet("HMI", "3.75M", "4.08", index_network="hmi"),

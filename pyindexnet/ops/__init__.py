@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators: public functions over backends that are registered with PyTorch."""
 
+from .affinity_downsample import affinity_downsample
+from .affinity_upsample import affinity_upsample
 from .carafe import carafe
 from .dynamic_downsample import dynamic_downsample
 from .dynamic_upsample import dynamic_upsample
@@ -11,6 +13,8 @@ from .indexed_upsample import indexed_upsample
 from .non_background_pool import non_background_pool
 
 __all__ = [
+    "affinity_downsample",
+    "affinity_upsample",
     "carafe",
     "dynamic_downsample",
     "dynamic_upsample",

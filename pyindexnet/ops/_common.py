@@ -7,7 +7,8 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ def _cuda_why_not(*tensors: Tensor) -> str | None:
     if _extension.MODULE is None:
         return _extension.REASON
     if not CUDA_ARCHITECTURES:
-        return f"pyindexnet._C was built without nvcc; build it with PYINDEXNET_CUDA=1: {_extension.BUILD_COMMAND}"
+        return f"pyindexnet._C was built without nvcc; build it with: PYINDEXNET_CUDA=1 {_extension.BUILD_COMMAND}"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     return _device_reason("cuda", tensors)
@@ -101,6 +102,17 @@ _AVAILABILITY: dict[str, Callable[..., str | None]] = {
     "triton": _triton_why_not,
     "reference": lambda *tensors: None,
 }
+
+
+def _absent_kernel(op: str, backend: str) -> Callable[..., str | None] | None:
+    """The reason where an extension that was built before the operator existed lacks its kernel."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(backend)
+    if key is None or _extension.MODULE is None or (backend == "cuda" and not CUDA_ARCHITECTURES):
+        return None
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::{op}", key):
+        return None
+    reason = f"pyindexnet._C has no {backend} kernel of {op}; build it again: {_extension.BUILD_COMMAND}"
+    return lambda *tensors: reason
 
 
 # --- registration ---------------------------------------------------------------------------------------------------
@@ -173,7 +185,7 @@ def register_family(op: str, *definitions: Definition) -> None:
         launcher = _triton_launcher(definition.name, op)
         torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
-        backends.register(op, backend, why_not)
+        backends.register(op, backend, _absent_kernel(op, backend) or why_not)
         _overloads[op, backend] = getattr(torch.ops.pyindexnet, op + SUFFIX[backend]).default
 
 
@@ -182,6 +194,22 @@ def family(op: str) -> tuple[Definition, ...]:
     return _families[op]
 
 
+_inlined = False
+
+
+@contextmanager
+def inlined_reference() -> Iterator[None]:
+    """Public functions called inside run the reference formulas themselves: a traced graph has no operator of this package."""
+    global _inlined
+    previous, _inlined = _inlined, True
+    try:
+        yield
+    finally:
+        _inlined = previous
+
+
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
-    """The dispatcher op of the chosen backend."""
+    """The dispatcher op of the chosen backend; inside :func:`inlined_reference`, the formula."""
+    if _inlined:
+        return _families[op][0].reference
     return _overloads[op, backends.choose(op, *tensors, backend=backend)]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..reference.index_cell import accumulate_dtype, like, like_logits, memory_format
+from ..reference.index_cell import accumulate_dtype
 from ..reference.normalization import normalize
 from ..reference.window import (
     Window,
@@ -17,7 +18,8 @@ from ..reference.window import (
     window_double_backward_reference,
     window_reference,
 )
-from ._common import Definition, check_same, check_tensor, register_family
+from ._common import check_same, check_tensor
+from ._register import Sizes, register_operator
 
 Checks = Callable[..., Window]
 
@@ -33,12 +35,6 @@ def within(op: str, name: str, size: tuple[Any, ...], bounds: Sequence[tuple[Any
     if any(not low <= n <= high for n, (low, high) in zip(size, bounds, strict=True)):
         text = ", ".join(f"{low}..{high}" for low, high in bounds)
         raise ValueError(f"{op}: {name} must be within ({text}), got {tuple(size)}")
-
-
-def check_image(op: str, name: str, x: Tensor) -> None:
-    check_tensor(op, name, x, ("N", "C", "H", "W"))
-    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f"{op}: {name} must have C, H and W of at least 1, got {tuple(x.shape)}")
 
 
 def check_groups(op: str, x: Tensor, groups: int) -> None:
@@ -70,94 +66,69 @@ def group_major(logits: Tensor, groups: int, kernel_size: int, normalization: st
     return z.transpose(1, 2).reshape(logits.shape), "none"
 
 
-def register_window_op(op: str, kernels: str, options: str, window: Checks) -> None:
+@dataclass(frozen=True)
+class Source:
+    """Where an operator's logits come from: a function, linear in each, of its tensors beside x.
+
+    Attributes:
+        logits: ``logits(*tensors)``.
+        vjp: the tensors' gradients, ``vjp(grad_logits, *tensors)``.
+        jvp: the logits' derivative along directions of the tensors, ``jvp(directions, *tensors)``.
+        second: the tensors' gradients of <grad_logits, jvp(directions, *tensors)>, ``second(grad_logits, directions,
+            *tensors)``; None where the logits are linear in all tensors together, so that there is none.
+    """
+
+    logits: Callable[..., Tensor]
+    vjp: Callable[..., tuple[Tensor, ...]]
+    jvp: Callable[..., Tensor]
+    second: Callable[..., tuple[Tensor, ...]] | None = None
+
+
+#: The logits are an argument of the operator.
+GIVEN = Source(lambda logits: logits, lambda grad_logits, _: (grad_logits,), lambda directions, _: directions[0])
+
+
+def register_window_op(op: str, names: Sequence[str], options: str, window: Checks, source: Source = GIVEN) -> None:
     """Register a dynamic-kernel operator with its backward.
 
     Args:
         op: its name.
-        kernels: name of its second tensor.
+        names: of its tensors beside x.
         options: the rest of its schema.
-        window: checks the dispatcher op's arguments, ``window(op, x, kernels, *options)``, and returns their geometry.
+        window: checks the dispatcher op's arguments, ``window(op, x, *tensors, *options)``, and returns their geometry.
+        source: the logits as a function of the tensors.
     """
-    backward = f"{op}_backward"
+    count = len(names)
 
-    def check_forward(*args: Any) -> None:
-        window(op, *args)
+    def sizes(name: str, x: Tensor, *args: Any) -> Sizes:
+        geometry = window(name, x, *args)
+        return ((x.shape[0], x.shape[1], geometry.height, geometry.width),)
 
-    def check_backward(grad: Tensor, *args: Any) -> None:
-        x, geometry = args[0], window(backward, *args[:-2])
-        check_tensor(backward, "grad", grad, ("N", "C", "H", "W"))
-        want = (x.shape[0], x.shape[1], geometry.height, geometry.width)
-        if tuple(grad.shape) != want:
-            raise ValueError(f"{backward}: grad must be {want}, got {tuple(grad.shape)}")
-        check_same(backward, "grad", grad, x)
+    def reference(x: Tensor, *args: Any) -> Tensor:
+        return window_reference(x, source.logits(*args[:count]), window(op, x, *args))
 
-    def fake(x: Tensor, logits: Tensor, *args: Any) -> Tensor:
-        geometry = window(op, x, logits, *args)
-        size = (x.shape[0], x.shape[1], geometry.height, geometry.width)
-        return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+    def backward_reference(grad: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        tensors = args[:count]
+        grad_x, grad_logits = window_backward_reference(grad, x, source.logits(*tensors), window(op, x, *args))
+        return grad_x, *source.vjp(grad_logits, *tensors)
 
-    def fake_backward(grad: Tensor, x: Tensor, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        *_, need_x, need_logits = args
-        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-        return grad_x if need_x else x.new_empty(0), torch.empty_like(logits) if need_logits else x.new_empty(0)
+    def double_backward_reference(grad_grad_x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        directions, (grad, x), rest = args[:count], args[count : count + 2], args[count + 2 :]
+        tensors, geometry = rest[:count], window(op, x, *rest)
+        logits, along = source.logits(*tensors), source.jvp(directions, *tensors)
+        d_grad, d_x, d_logits = window_double_backward_reference(grad_grad_x, along, grad, x, logits, geometry)
+        d_tensors = source.vjp(d_logits, *tensors)
+        if source.second is not None:
+            _, grad_logits = window_backward_reference(grad, x, logits, geometry)
+            d_tensors = tuple(map(torch.add, d_tensors, source.second(grad_logits, directions, *tensors)))
+        return d_grad, d_x, *d_tensors
 
-    def reference(x: Tensor, logits: Tensor, *args: Any) -> Tensor:
-        return like(window_reference(x, logits, window(op, x, logits, *args)), x)
-
-    def reference_backward(grad: Tensor, x: Tensor, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        *options, need_x, need_logits = args
-        grad_x, grad_logits = window_backward_reference(grad, x, logits, window(backward, x, logits, *options))
-        return (
-            like(grad_x, x) if need_x else x.new_empty(0),
-            like_logits(grad_logits, logits) if need_logits else x.new_empty(0),
-        )
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, logits, *ctx.options = inputs
-        ctx.save_for_backward(x, logits)
-
-    def run_backward(call: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, logits = ctx.saved_tensors
-        need_x, need_logits = ctx.needs_input_grad[:2]
-        grad_x, grad_logits = call(backward, grad, x, logits, *ctx.options, need_x, need_logits)
-        return grad_x if need_x else None, grad_logits if need_logits else None, *(None for _ in ctx.options)
-
-    def setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, x, logits, *ctx.options, ctx.need_x, ctx.need_logits = inputs
-        ctx.save_for_backward(grad, x, logits)
-
-    def double_backward(call: Any, ctx: Any, grad_grad_x: Tensor, grad_grad_logits: Tensor) -> tuple[Any, ...]:
-        grad, x, logits = ctx.saved_tensors
-        grads = window_double_backward_reference(
-            grad_grad_x if ctx.need_x else torch.zeros_like(x),
-            grad_grad_logits if ctx.need_logits else torch.zeros_like(logits),
-            grad,
-            x,
-            logits,
-            window(backward, x, logits, *ctx.options),
-        )
-        cast = (g.to(t.dtype) for g, t in zip(grads, (grad, x, logits), strict=True))
-        return *cast, *(None for _ in ctx.options), None, None
-
-    register_family(
+    register_operator(
         op,
-        Definition(
-            op,
-            f"(Tensor x, Tensor {kernels}, {options}) -> Tensor",
-            check_forward,
-            fake,
-            reference,
-            setup_context,
-            run_backward,
-        ),
-        Definition(
-            backward,
-            f"(Tensor grad, Tensor x, Tensor {kernels}, {options}, bool need_x, bool need_{kernels}) -> (Tensor, Tensor)",
-            check_backward,
-            fake_backward,
-            reference_backward,
-            setup_context_backward,
-            double_backward,
-        ),
+        tensors=("x", *names),
+        options=options,
+        sizes=sizes,
+        reference=reference,
+        backward_reference=backward_reference,
+        double_backward_reference=double_backward_reference,
     )

@@ -9,26 +9,38 @@ from ..reference.dynamic_downsample import dynamic_downsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, Window
 from ._common import autocast_inputs, check_choice, check_tensor, dispatch
-from ._window import check_groups, check_image, check_int, check_kernels, group_major, register_window_op, within
+from ._register import check_image
+from ._window import check_groups, check_int, check_kernels, group_major, register_window_op, within
 
 _OP = "dynamic_downsample"
 KERNEL_SIZES = range(1, 15)
 SCALES = (1, 2, 3, 4)
 
 
-def _window(op: str, x: Tensor, logits: Tensor, kernel_size: int, groups: int, scale: int, normalization: str) -> Window:
+def check_downsample(op: str, x: Tensor, kernel_size: int, groups: int, scale: int, normalization: str) -> None:
+    """Everything but the logits."""
     check_int(op, "kernel_size", kernel_size, KERNEL_SIZES[0], KERNEL_SIZES[-1])
     check_choice(op, "scale", scale, SCALES)
     check_choice(op, "normalization", normalization, NORMALIZATIONS)
     check_image(op, "x", x)
     check_groups(op, x, groups)
+
+
+def check_grid(op: str, name: str, x: Tensor, kernels: Tensor, scale: int) -> None:
+    """The size of the kernels' grid: no fewer cells than fit into x whole, no more than begin in it."""
+    bounds = [(max(n // scale, 1), -(-n // scale)) for n in x.shape[2:]]
+    within(op, f"the size of {name}", tuple(kernels.shape[2:]), bounds)
+
+
+def _window(op: str, x: Tensor, logits: Tensor, kernel_size: int, groups: int, scale: int, normalization: str) -> Window:
+    check_downsample(op, x, kernel_size, groups, scale, normalization)
     check_tensor(op, "logits", logits, ("N", "groups * k * k", "h", "w"))
-    within(op, "the size of logits", tuple(logits.shape[2:]), [(max(n // scale, 1), -(-n // scale)) for n in x.shape[2:]])
+    check_grid(op, "logits", x, logits, scale)
     check_kernels(op, "logits", x, logits, groups * kernel_size * kernel_size, *logits.shape[2:])
     return dynamic_downsample_window(x, logits, kernel_size, groups, scale, normalization)
 
 
-register_window_op(_OP, "logits", "int kernel_size, int groups, int scale, str normalization", _window)
+register_window_op(_OP, ("logits",), "int kernel_size, int groups, int scale, str normalization", _window)
 
 
 def dynamic_downsample(

@@ -11,11 +11,31 @@ from ..reference.dynamic_upsample import dynamic_upsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, LAYOUTS, Window
 from ._common import autocast_inputs, check_choice, check_tensor, dispatch
-from ._window import check_groups, check_image, check_kernels, group_major, register_window_op, within
+from ._register import check_image
+from ._window import check_groups, check_kernels, group_major, register_window_op, within
 
 _OP = "dynamic_upsample"
 KERNEL_SIZES = (1, 3, 5, 7)
 SCALES = (1, 2, 3, 4)
+
+
+def check_upsample(
+    op: str, x: Tensor, kernel_size: int, groups: int, scale: int, normalization: str, height: int, width: int
+) -> None:
+    """Everything but the logits."""
+    check_choice(op, "kernel_size", kernel_size, KERNEL_SIZES)
+    check_choice(op, "scale", scale, SCALES)
+    check_choice(op, "normalization", normalization, NORMALIZATIONS)
+    check_image(op, "x", x)
+    check_groups(op, x, groups)
+    h, w = x.shape[2:]
+    within(op, "output_size", (height, width), [(scale * (n - 1) + 1, scale * (n + 1) - 1) for n in (h, w)])
+
+
+def check_output_size(op: str, size: Sequence[int]) -> Sequence[int]:
+    if len(size) != 2:
+        raise ValueError(f"{op}: output_size must be (H, W), got {tuple(size)}")
+    return size
 
 
 def _window(
@@ -30,13 +50,7 @@ def _window(
     height: int,
     width: int,
 ) -> Window:
-    check_choice(op, "kernel_size", kernel_size, KERNEL_SIZES)
-    check_choice(op, "scale", scale, SCALES)
-    check_choice(op, "normalization", normalization, NORMALIZATIONS)
-    check_image(op, "x", x)
-    check_groups(op, x, groups)
-    h, w = x.shape[2:]
-    within(op, "output_size", (height, width), [(scale * (n - 1) + 1, scale * (n + 1) - 1) for n in (h, w)])
+    check_upsample(op, x, kernel_size, groups, scale, normalization, height, width)
     taps = groups * kernel_size * kernel_size
     if dense:
         check_kernels(op, "logits", x, logits, taps, height, width)
@@ -47,7 +61,7 @@ def _window(
 
 register_window_op(
     _OP,
-    "logits",
+    ("logits",),
     "int kernel_size, int groups, int scale, str normalization, bool dense, SymInt height, SymInt width",
     _window,
 )
@@ -103,9 +117,7 @@ def dynamic_upsample(
     check_tensor(_OP, "logits", logits, ("N", "channels", "h", "w"))
     if output_size is None:
         output_size = logits.shape[2:] if layout == "dense" else (x.shape[2] * scale, x.shape[3] * scale)
-    if len(output_size) != 2:
-        raise ValueError(f"{_OP}: output_size must be (H, W), got {tuple(output_size)}")
-    height, width = output_size
+    height, width = check_output_size(_OP, output_size)
     dense = layout == "dense"
     _window(_OP, x, logits, kernel_size, groups, scale, normalization, dense, height, width)
     if group_layout == "position_major":

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..reference.grouped_spatial_fusion import grouped_spatial_fusion_window
 from ..reference.window import GROUP_ORDERS, Window
 from ._common import autocast_inputs, check_choice, dispatch
-from ._window import check_groups, check_image, check_kernels, register_window_op
+from ._register import check_image
+from ._window import check_groups, check_kernels, register_window_op
 
 _OP = "grouped_spatial_fusion"
 KERNEL_SIZES = (1, 3, 5, 7)
@@ -23,7 +24,7 @@ def _window(op: str, x: Tensor, kernels: Tensor, kernel_size: int, groups: int, 
     return grouped_spatial_fusion_window(x, kernels, kernel_size, groups, group_order)
 
 
-register_window_op(_OP, "kernels", "int kernel_size, int groups, str group_order", _window)
+register_window_op(_OP, ("kernels",), "int kernel_size, int groups, str group_order", _window)
 
 
 def grouped_spatial_fusion(
@@ -46,7 +47,8 @@ def grouped_spatial_fusion(
         groups: number of groups; divides C.
         kernel_size: k, one of 1, 3, 5, 7.
         group_order: ``blocked``: channel c belongs to group c // (C / groups), as in the released code; ``interleaved``: to
-            group c % groups, as [TMFNet] Eq. 6 writes it (X viewed as H x W x C/N x N).
+            group c % groups, as [TMFNet] Eq. 6 writes it (X viewed as H x W x C/N x N). Each is the other on permuted channels;
+            the default is the one whose groups lie together in memory, in channels_last several times as fast.
         backend: see :mod:`pyindexnet.backends`.
     Returns:
         (N, C, H, W), dtype of ``x``; channels_last where ``x`` is, else contiguous.

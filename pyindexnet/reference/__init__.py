@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators in plain PyTorch, forward and closed-form backward: the specification that every backend is tested against."""
 
+from .affinity_downsample import affinity_downsample_reference
+from .affinity_upsample import affinity_upsample_reference
 from .dynamic_downsample import dynamic_downsample_reference
 from .dynamic_upsample import dynamic_upsample_reference
 from .grouped_spatial_fusion import grouped_spatial_fusion_reference
@@ -12,6 +14,8 @@ from .normalization import NORMALIZATIONS
 
 __all__ = [
     "NORMALIZATIONS",
+    "affinity_downsample_reference",
+    "affinity_upsample_reference",
     "dynamic_downsample_reference",
     "dynamic_upsample_reference",
     "grouped_spatial_fusion_reference",

@@ -142,24 +142,25 @@ def _from_cells(u: Tensor, window: Window) -> Tensor:
     return nz.uncells(_from_groups(u, window), window.scale, window.height, window.width)
 
 
-def _einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:
+def einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:
+    """``torch.einsum`` in the dtype of its operands, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):  # else it would run in a half type
         return torch.einsum(equation, a, b)
 
 
 def _weigh(u: Tensor, z: Tensor) -> Tensor:
     """Sum over the taps: (N, G, M, T, h, w), (N, G, T, S, h, w) -> (N, G, M, S, h, w)."""
-    return _einsum("ngmtij,ngtsij->ngmsij", u, z)
+    return einsum("ngmtij,ngtsij->ngmsij", u, z)
 
 
 def _spread(grad: Tensor, z: Tensor) -> Tensor:
     """Sum over the sub-positions: (N, G, M, S, h, w), (N, G, T, S, h, w) -> (N, G, M, T, h, w)."""
-    return _einsum("ngmsij,ngtsij->ngmtij", grad, z)
+    return einsum("ngmsij,ngtsij->ngmtij", grad, z)
 
 
 def _pair(grad: Tensor, u: Tensor) -> Tensor:
     """Sum over the channels of a group: (N, G, M, S, h, w), (N, G, M, T, h, w) -> (N, G, T, S, h, w)."""
-    return _einsum("ngmsij,ngmtij->ngtsij", grad, u)
+    return einsum("ngmsij,ngmtij->ngtsij", grad, u)
 
 
 def _everywhere(a: Tensor) -> Tensor:

@@ -25,11 +25,13 @@ def _permuted(t: Tensor, order: tuple[int, ...]) -> Tensor:
 def _layout(t: Tensor, layout: str) -> Tensor:
     is_map = t.dim() == 5
     if layout == "channels_last":
+        if t.dim() < 4:
+            return t
         return _permuted(t, (0, 3, 4, 2, 1) if is_map else (0, 2, 3, 1))
     if layout == "position_major":
         return _permuted(t, (0, 2, 1, 3, 4)) if is_map else t
     if layout == "strided":  # no unit stride anywhere
-        t = _permuted(t, (0, 1, 2, 4, 3) if is_map else (0, 1, 3, 2))
+        t = _permuted(t, (*range(t.dim() - 2), t.dim() - 1, t.dim() - 2))
         wide = torch.full((*t.shape[:-2], 2 * t.shape[-2], t.shape[-1]), torch.nan, dtype=t.dtype, device=t.device)
         wide = wide.transpose(-1, -2).contiguous().transpose(-1, -2)
         wide[..., ::2, :] = t

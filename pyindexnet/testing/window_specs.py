@@ -27,23 +27,40 @@ def _terms(kernels: str) -> Callable[[Sample], Mapping[str, int]]:
     return terms
 
 
-def _errors(op: str, kernels: str, wrong_size: int) -> tuple[tuple[Callable[[dict[str, Any]], Any], str], ...]:
-    channels = "channels" if op == "dynamic_upsample" else r"groups \* k \* k" if op == "dynamic_downsample" else "channels"
+Errors = tuple[tuple[Callable[[dict[str, Any]], Any], str], ...]
+
+
+def shared_errors(op: str) -> Errors:
+    """What all of them ask of x, of the groups and of the backend, on 3 channels."""
     return (
         (spoil(x="photo"), f"{op}: x must be a tensor, got str"),
-        (spoil(**{kernels: None}), f"{op}: {kernels} must be a tensor, got NoneType"),
         (spoil(x=lambda t: t[0]), rf"{op}: x must be \(N, C, H, W\), got 3 dimensions"),
-        (spoil(**{kernels: lambda t: t[0]}), rf"{op}: {kernels} must be \(N, {channels}, h, w\), got 3 dimensions"),
         (spoil(x=Tensor.int), f"{op}: x must be float64, float32, float16 or bfloat16, got torch.int32"),
-        (spoil(**{kernels: Tensor.double}), f"{op}: {kernels} must have the dtype of x, torch.float32, got torch.float64"),
-        (spoil(**{kernels: lambda t: t.to("meta")}), f"{op}: {kernels} must be on the device of x, cpu, got meta"),
-        (spoil(**{kernels: lambda t: t[:, :-1]}), rf"{op}: {kernels} must be .* got \(2, {wrong_size}, "),
-        (spoil(**{kernels: lambda t: t[:1]}), rf"{op}: {kernels} must be .* got \(1, "),
-        (spoil(**{kernels: lambda t: t[..., :1]}), rf"{op}: .*{kernels} must be .* got \("),
         (spoil(x=lambda t: t[:, :0]), f"{op}: x must have C, H and W of at least 1, got .2, 0,"),
         (spoil(groups=2), f"{op}: groups must divide the 3 channels of x, got 2"),
         (spoil(groups=0), f"{op}: groups must divide the 3 channels of x, got 0"),
         (spoil(backend="cudnn"), f"{op}: backend must be one of reference, cpu, cuda, triton, got 'cudnn'"),
+    )
+
+
+def same_errors(op: str, name: str) -> Errors:
+    """A tensor beside x must be one, of its dtype, on its device."""
+    return (
+        (spoil(**{name: None}), f"{op}: {name} must be a tensor, got NoneType"),
+        (spoil(**{name: Tensor.double}), f"{op}: {name} must have the dtype of x, torch.float32, got torch.float64"),
+        (spoil(**{name: lambda t: t.to("meta")}), f"{op}: {name} must be on the device of x, cpu, got meta"),
+    )
+
+
+def _errors(op: str, kernels: str, wrong_size: int) -> Errors:
+    channels = "channels" if op == "dynamic_upsample" else r"groups \* k \* k" if op == "dynamic_downsample" else "channels"
+    return (
+        *shared_errors(op),
+        *same_errors(op, kernels),
+        (spoil(**{kernels: lambda t: t[0]}), rf"{op}: {kernels} must be \(N, {channels}, h, w\), got 3 dimensions"),
+        (spoil(**{kernels: lambda t: t[:, :-1]}), rf"{op}: {kernels} must be .* got \(2, {wrong_size}, "),
+        (spoil(**{kernels: lambda t: t[:1]}), rf"{op}: {kernels} must be .* got \(1, "),
+        (spoil(**{kernels: lambda t: t[..., :1]}), rf"{op}: .*{kernels} must be .* got \("),
     )
 
 

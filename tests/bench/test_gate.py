@@ -57,7 +57,7 @@ def test_timed_tensors(bench: OpBench, maps: str, layout: str, dtype: torch.dtyp
     case = _case(maps, layout, dtype)
     tensors = make_inputs(bench, case)
     for name in ("reference", "compile"):  # the eager formula stands for the compiled one, which is judged by it
-        check = bench.peer(case) if name == "compile" else lambda x, a: bench.spec.function(x, a, **bench.options(case))
+        check = bench.peer(case) if name == "compile" else lambda *t: bench.spec.function(*t, **bench.options(case))
         check_case(bench, case, name, check, tensors)
 
 

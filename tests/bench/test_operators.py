@@ -30,6 +30,9 @@ SIZE = (2, 3, 4, 6)  # 144 elements, 36 in the low resolution, 144 logits or 48 
         # One group of 9 taps in the plane of x; 25 taps of 2 x 2 sub-positions; 25 taps in the plane of y.
         ("grouped_spatial_fusion", "fusion 3 x 3", 144 + 9 * 48 + 144, 144 + 2 * (144 + 9 * 48)),
         ("dynamic_upsample", "up 5 x 5", 144 + 100 * 48 + 576, 576 + 2 * (144 + 100 * 48)),
+        # A number for each cell, and a generator for each of two samples.
+        ("affinity_upsample", "affinity up 5 x 5", 144 + 48 + 2 * 100 + 576, 576 + 2 * (144 + 48 + 2 * 100)),
+        ("affinity_downsample", "affinity down 6 x 6", 144 + 12 + 2 * 36 + 36, 36 + 2 * (144 + 12 + 2 * 36)),
         ("dynamic_downsample", "down 5 x 5", 144 + 25 * 12 + 36, 36 + 2 * (144 + 25 * 12)),
     ],
 )
@@ -50,12 +53,12 @@ def test_inputs(op: str, maps: str, layout: str) -> None:
     bench = BENCHES[op]
     case = Case((2, 4, 4, 6), layout=layout, maps=maps)
     tensors = make_inputs(bench, case)
-    x, logits = tensors.ours
-    outputs = bench.spec.function(x, logits, **bench.options(case))
+    x, logits, *_ = tensors.ours
+    outputs = bench.spec.function(*tensors.ours, **bench.options(case))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert [y.shape for y in outputs] == [c.shape for c in tensors.cotangents] == [torch.Size(s) for s in bench.outputs(case)]
     moved = bench.bytes_moved(case, "forward")
-    assert moved == sum(t.nbytes for t in (x, logits, *outputs))
+    assert moved == sum(t.nbytes for t in (*tensors.ours, *outputs))
     assert torch.equal(logits, tensors.published[1])
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert all(t.is_contiguous(memory_format=wanted) for t in (x, *outputs, *tensors.cotangents))
@@ -92,7 +95,7 @@ def _run(tmp_path: Path, *more: str) -> list[dict[str, str]]:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _run(tmp_path, "--no-compile", "--commit", "abc")
     assert [r["backend"] for r in rows[:3]] == ["copy", "eager", "reference"]
-    assert len(rows) == 3 * len(MODES) * sum(len(bench.kinds) for bench in BENCHES.values())
+    assert len(rows) == len(MODES) * sum((3 + len(bench.sides)) * len(bench.kinds) for bench in BENCHES.values())
     assert {r["shape"] for r in rows} == {"1x4x4x4", *(f"1x4x4x4 {kind}" for kind in KINDS if kind != "depthwise")}
     for row in rows:
         assert tuple(row) == COLUMNS

@@ -62,9 +62,13 @@ def _readable(demangled: str) -> str:
         r"(\w+)_kernel<pyindexnet::cuda::OpOf<(\d+)>, ([\w:]+), (\d), (\d), \(pyindexnet::cuda::Along\)(\d)>", demangled
     )
     if match is None:
-        match = re.search(r"window_(\w+)_kernel<([\w:]+)(?:, (?:\(int\))?(\d))?>", demangled)
+        match = re.search(
+            r"(window|affinity)_(\w+)_kernel<([\w:]+)(?:, (?:\(int\))?(\d))?(?:, (?:\(bool\))?(true|false|[01]))?>", demangled
+        )
         if match:
-            return f"window{f', scale {match[3]}' if match[3] else ''}, {_DTYPES[match[2]]}: {match[1]}"
+            family, kernel, dtype, scale, of_rank = match.groups()
+            family = "affinity" if of_rank in ("true", "1") else family
+            return f"{family}{f', scale {scale}' if scale else ''}, {_DTYPES[dtype]}: {kernel}"
         match = re.search(r"pool_(\w+)_kernel<([\w:]+)>", demangled)
         return f"non_background_pool, {_DTYPES[match[2]]}: {match[1]}" if match else demangled
     kernel, op, dtype, ratio, size, along = match.groups()

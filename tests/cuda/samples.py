@@ -7,6 +7,7 @@ from typing import Any
 
 from pyindexnet.reference.normalization import NORMALIZATIONS
 from pyindexnet.testing import SPECS, Sample
+from pyindexnet.testing.affinity_specs import AFFINITY_SPECS
 from pyindexnet.testing.window_specs import WINDOW_SPECS
 
 # (N, C, H, W), ratio, holistic. Widths and channels divisible by 4 take the vector kernels, the others the general ones.
@@ -72,6 +73,17 @@ def _window_sample(name: str) -> Sample:
     return Sample("tiles", ((n, c, h, w), (n, groups * k * k * 4, h, w)), options | {"layout": "shuffled"})
 
 
+def _affinity_sample(name: str) -> Sample:
+    """Two samples that share a generator of rank 3."""
+    n, c, h, w, k, groups, rank = 2, 6, 9, 17, 3, 2, 3
+    scale = 2 if name == "affinity_upsample" else 1
+    options = {"kernel_size": k, "groups": groups, "scale": 2, "normalization": "sigmoid_softmax"}
+    x = (n, c, h, w) if scale == 2 else (n, c, 2 * h - 1, 2 * w)
+    return Sample("tiles", (x, (n, rank, h, w), (1, rank, groups * k * k * scale * scale)), options)
+
+
+for _name in AFFINITY_SPECS:
+    KERNEL_SAMPLES[_name] = (_affinity_sample(_name), *AFFINITY_SPECS[_name].samples[2:4])
 for _name in WINDOW_SPECS:
     # With two of its tests': under the thread sanitizer a sample takes seconds.
     KERNEL_SAMPLES[_name] = (_window_sample(_name), *WINDOW_SPECS[_name].samples[2:4])

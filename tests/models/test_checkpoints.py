@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,14 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
     assert_same(target, before)
+
+
+@pytest.mark.filterwarnings("error")  # the message is all that a user sees
+def test_plain_pickle_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(pickle.dumps(Payload(tmp_path / "run")))
+    with pytest.raises(CheckpointError, match=r"bad\.pt: cannot be read: not a file of tensors"):
+        load_checkpoint(model_of(2), tmp_path / "bad.pt")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

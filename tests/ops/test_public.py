@@ -92,23 +92,23 @@ def test_export(spec: OpSpec, variant: tuple[str, str], dynamic: bool) -> None:
 def test_autocast(spec: OpSpec, variant: tuple[str, str], dtype: torch.dtype, compiled: bool) -> None:
     """Mixed inputs are cast to the autocast dtype, with gradients in the dtype of the inputs; float64 is left alone."""
     backend, device = variant
-    x, logits = (t.requires_grad_() for t in make_tensors(spec, spec.samples[0], torch.float32, device))
+    x, *others = (t.requires_grad_() for t in make_tensors(spec, spec.samples[0], torch.float32, device))
 
-    def call(x: torch.Tensor, logits: torch.Tensor) -> Any:
-        return spec.function(x, logits, backend=backend, **spec.default_options())
+    def call(*tensors: torch.Tensor) -> Any:
+        return spec.function(*tensors, backend=backend, **spec.default_options())
 
     torch._dynamo.reset()
     f = torch.compile(call, fullgraph=True) if compiled else call
     with torch.autocast(device, dtype):
-        ys = _flat(f(x, logits.to(dtype)))
-        double = _flat(call(x.double(), logits.double()))
+        ys = _flat(f(x, *(t.to(dtype) for t in others)))
+        double = _flat(call(*(t.double() for t in (x, *others))))
     assert {y.dtype for y in ys} == {dtype}
     assert {y.dtype for y in double} == {torch.float64}
-    direct = _flat(call(x.to(dtype), logits.to(dtype)))
+    direct = _flat(call(*(t.to(dtype) for t in (x, *others))))
     for a, b in zip(ys, direct, strict=True):
         assert torch.equal(a, b)
-    grads = torch.autograd.grad(sum(y.float().sum() for y in ys), (x, logits))
-    assert [g.dtype for g in grads] == [torch.float32, torch.float32]
+    grads = torch.autograd.grad(sum(y.float().sum() for y in ys), (x, *others))
+    assert {g.dtype for g in grads} == {torch.float32}
 
 
 @pytest.mark.parametrize("variant", variants())

@@ -14,6 +14,8 @@ import torch
 pytest.importorskip("triton")
 
 from pyindexnet.kernels import (
+    affinity_downsample,
+    affinity_upsample,
     dynamic_downsample,
     dynamic_upsample,
     grouped_spatial_fusion,
@@ -143,6 +145,33 @@ def _fusion(s: Dynamic, dtype: torch.dtype) -> list[aot.Launch]:
     return aot.launches(grouped_spatial_fusion.grouped_spatial_fusion, x, kernels, *options) + back
 
 
+@dataclass(frozen=True)
+class Affine(Dynamic):
+    """Inputs of the affinity-aware operators on the meta device, a generator for all samples."""
+
+    rank: int = 1
+
+    def generator(self, subs: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(1, self.rank, self.taps * subs, dtype=dtype, device="meta")
+
+    def __str__(self) -> str:
+        return f"d{self.rank}-{super().__str__()}"
+
+
+def _affinity_up(s: Affine, dtype: torch.dtype) -> list[aot.Launch]:
+    x, y, a = s.tensor(64, s.size, dtype), s.tensor(64, 2 * s.size, dtype), s.tensor(s.rank, s.size, dtype)
+    p, options = s.generator(4, dtype), (s.kernel_size, s.groups, 2, s.how, 2 * s.size, 2 * s.size)
+    back = aot.launches(affinity_upsample.affinity_upsample_backward, y, x, a, p, *options, True, True, True)
+    return aot.launches(affinity_upsample.affinity_upsample, x, a, p, *options) + back
+
+
+def _affinity_down(s: Affine, dtype: torch.dtype) -> list[aot.Launch]:
+    x, y, a = s.tensor(64, 2 * s.size, dtype), s.tensor(64, s.size, dtype), s.tensor(s.rank, s.size, dtype)
+    p, options = s.generator(1, dtype), (s.kernel_size, s.groups, 2, s.how)
+    back = aot.launches(affinity_downsample.affinity_downsample_backward, y, x, a, p, *options, True, True, True)
+    return aot.launches(affinity_downsample.affinity_downsample, x, a, p, *options) + back
+
+
 _LAYOUTS = [Indexed(holistic=a, channels_last=b) for a, b in itertools.product((False, True), repeat=2)]
 _OTHER_RATIOS = [Indexed(ratio=r, channels_last=b) for r in (3, 4) for b in (False, True)]
 _HOWS = [Indexed(how=how) for how in ("none", "sigmoid", "softmax", "softmax_sigmoid")]
@@ -170,6 +199,14 @@ KERNELS: tuple[tuple[str, Callable[[Any, torch.dtype], list[aot.Launch]], int, l
         [Dynamic(channels_last=b) for b in (False, True)],
         [Dynamic(5, "sigmoid_softmax"), Dynamic(7, "softmax_sigmoid", 4, size=63), Dynamic(1, "sigmoid")],
     ),
+    (
+        "affinity_upsample",
+        _affinity_up,
+        3,
+        [Affine(how="sigmoid_softmax")],
+        [Affine(5, "sigmoid_softmax", channels_last=True, rank=4), Affine(7, "softmax_sigmoid", 4, size=63, rank=2)],
+    ),
+    ("affinity_downsample", _affinity_down, 3, [Affine(6, "softmax")], [Affine(14, "sigmoid_softmax", 2, True, rank=16)]),
     ("dynamic_downsample", _dynamic_down, 3, [Dynamic(6, "softmax")], [Dynamic(14, "sigmoid_softmax", 2, True)]),
 )
 

@@ -18,5 +18,18 @@ void run_window(const WindowArgs& a, const WindowPlan& plan, bool backward, Wind
   }
 }
 
+void sum_parts(const WindowArgs& a) {
+  switch (a.dtype) {
+    case DType::float64:
+      return sum_generator_parts<double>(a);
+    case DType::float32:
+      return sum_generator_parts<float>(a);
+    case DType::float16:
+      return sum_generator_parts<float16>(a);
+    case DType::bfloat16:
+      return sum_generator_parts<bfloat16>(a);
+  }
+}
+
 }  // namespace PYINDEXNET_ISA
 }  // namespace pyindexnet

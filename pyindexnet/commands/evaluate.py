@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pyindexnet evaluate``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from pyindexnet import _console
+
+if TYPE_CHECKING:
+    from pyindexnet.matting.data.files import OnError
+
+GENERATOR = "procedural"
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar=f"FOLDER|{GENERATOR}",
+            help="Folder of pictures with trimaps and mattes; or the test split of the generator.",
+            show_default=False,
+        ),
+    ],
+    layout: Annotated[
+        str, typer.Option(help="Of the folder: plain (image/, trimap/, alpha/, same file names), aim_500 or composition_1k.")
+    ] = "plain",
+    on_error: Annotated[str, typer.Option(help="At a missing or broken file: stop, or skip it with a warning.")] = "stop",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint. Without it: the trimap taken for the alpha.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Network, by name. Default: what the weights were saved from.")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Gets metrics.csv and worst.png.", show_default=False),
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Mean over 3 scales and 8 orientations; 25 times the work.")] = False,
+    sort: Annotated[str, typer.Option(help="Metric that says what is worst: sad, mse, grad or conn.")] = "sad",
+    count: Annotated[int, typer.Option(min=1, help="Items of the generator.")] = 48,
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the generator's items.")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generator.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: cuda where there is one.")] = None,
+) -> None:
+    """Measure mattes: SAD, MSE, gradient and connectivity error of each picture and their means."""
+    from rich.table import Table
+
+    from pyindexnet import tune_allocator
+
+    tune_allocator()
+    warned: list[str] = []
+    with _console.input_errors(), _console.collect_warnings(warned):
+        from pyindexnet.matting import evaluation
+        from pyindexnet.matting.data.compose import Item
+        from pyindexnet.matting.procedural import ProceduralMatting
+
+        if sort not in evaluation.METRICS:
+            raise ValueError(f"--sort must be one of {', '.join(evaluation.METRICS)}, got {sort!r}")
+        if weights is None and (model or option):
+            raise ValueError("--model and --option need --weights")
+        items: Iterable[Item]
+        if source == GENERATOR:
+            items = ProceduralMatting((size, size), count, seed=seed, split="test")
+        else:
+            items = evaluation.open_folder(Path(source), layout, on_error=cast("OnError", on_error))
+        predict: evaluation.Predict = evaluation.trimap_baseline
+        if weights is not None:
+            from pyindexnet.matting.inference import MEMORY_FORMAT, predict_alpha
+
+            network = _console.load_model(model, _console.parse_options(option or []), weights)
+            network.to(_console.select_device(device), memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+            predict = functools.partial(predict_alpha, network)
+        if tta:
+            predict = evaluation.augmented(predict)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+        rows = list(_console.progress(evaluation.evaluate_items(predict, items), "Evaluating"))
+        means = evaluation.mean_metrics(rows)
+        gallery, worst = evaluation.worst_cases(rows, sort)
+        if output is not None:
+            from pyindexnet.matting.images import write_pictures
+
+            (output / "metrics.csv").write_text(evaluation.metrics_csv(rows), encoding="utf-8")
+            write_pictures({output / "worst.png": gallery})
+    table = Table(title=f"{len(rows)} pictures, {'untouched trimaps' if weights is None else weights}")
+    table.add_column("picture")
+    for name in evaluation.METRICS:
+        table.add_column(name, justify="right")
+    for row in (*worst, None):
+        values = means if row is None else row.metrics
+        table.add_row("mean of all" if row is None else row.name, *(f"{values[name]:.5f}" for name in evaluation.METRICS))
+    _console.table_console().print(table)
+    _console.print_warnings(warned)

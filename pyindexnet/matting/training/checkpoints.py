@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a run: complete or absent, whatever happens while one is written."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_NAME = re.compile(r"step_(\d{8})\.pt")
+FORMAT = 1
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step that survives a crash: written beside it, flushed to the disk, renamed.
+
+    Raises:
+        OSError: the file cannot be written; the old one stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of a step and remove all but the newest ``keep``.
+
+    Args:
+        state: tensors, numbers, strings, lists and dicts of them.
+    """
+    path = folder / f"step_{step:08d}.pt"
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "step": step, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
+    for old in find_checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote, on the CPU; pickled code is refused.
+
+    Raises:
+        ValueError: another file, or a broken one.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read; remove it to go on from an older one") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path}: must be a checkpoint of format {FORMAT}")
+    return state
