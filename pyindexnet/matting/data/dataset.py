@@ -11,7 +11,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from pyindexnet.matting.compose import composite
 from pyindexnet.matting.data.compose import Item, compose_item
@@ -87,6 +87,7 @@ class CompositionDataset(Dataset[Item]):
 
     def __getitem__(self, key: int | Key) -> Item:
         """Item of (epoch, index), as :class:`EpochSampler` gives them; of epoch 0 for an index alone."""
+        _keep_to_one_thread()
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < self._length:
             raise IndexError(f"CompositionDataset: index must be in [0, {self._length}), got {index}")
@@ -141,6 +142,7 @@ class EvaluationDataset(Dataset[Item]):
         return len(self.sources)
 
     def __getitem__(self, index: int) -> Item:
+        _keep_to_one_thread()
         source = self.sources[index]
         try:
             return _composed(source) if isinstance(source, Composite) else _photographed(source)
@@ -198,6 +200,12 @@ class EpochSampler(Sampler[Key]):
         rounds = math.ceil(self._length / self._world_size)
         own = np.resize(order, rounds * self._world_size)[self._rank :: self._world_size]
         return iter([(self.epoch, int(index)) for index in own[self.start :]])
+
+
+def _keep_to_one_thread() -> None:
+    """In a worker of a loader: OpenCV would use all cores in each, and its threads do not survive a fork."""
+    if get_worker_info() is not None and cv2.getNumThreads() != 1:
+        cv2.setNumThreads(0)  # runs all in the caller; 1 would wait for the threads that the fork has lost
 
 
 def _read_foreground(source: Foreground) -> tuple[np.ndarray, ...]:

@@ -184,7 +184,7 @@ def affinity_loss(prediction: Tensor, image: Tensor, *, mask: Tensor | None = No
     """
     prediction, weights, image = check_maps("affinity_loss", prediction, mask, image=(image, image.shape[1]))
     alpha, colours, weights = (
-        F.adaptive_avg_pool2d(t, size).flatten(2).transpose(1, 2) for t in (prediction, image, weights)
+        _pooled(t, size).flatten(2).transpose(1, 2) for t in (prediction, image, weights)
     )  # (N, h*w, channels)
     difference = _affinities(alpha) - _affinities(colours)
     pairs = weights * weights.transpose(1, 2)
@@ -193,6 +193,14 @@ def affinity_loss(prediction: Tensor, image: Tensor, *, mask: Tensor | None = No
     # vector_norm has a gradient of 0 at 0, where the root of a mean of squares has none
     distances = torch.linalg.vector_norm(share.sqrt() * difference, dim=(1, 2))
     return distances.sum() / max(distances.numel(), 1)
+
+
+def _pooled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = x.shape[-2:]
+    if height % size[0] or width % size[1]:
+        return F.adaptive_avg_pool2d(x, size)
+    # The same for whole windows, with a backward that is deterministic on a GPU too.
+    return F.avg_pool2d(x, (height // size[0], width // size[1]))
 
 
 def _affinities(pixels: Tensor) -> Tensor:

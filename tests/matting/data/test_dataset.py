@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_reproducible_whatever_the_workers(folder: Path) -> None:
             batch_size=3,
             sampler=sampler,
             num_workers=workers,
-            persistent_workers=workers > 0,  # type: ignore[arg-type]
+            persistent_workers=workers > 0,
+            timeout=60 * (workers > 0),  # type: ignore[arg-type]
         )
         for epoch in range(2):
             sampler.set_epoch(epoch)
@@ -74,6 +76,27 @@ def test_reproducible_whatever_the_workers(folder: Path) -> None:
                 item = {k: v[row] for k, v in batch.items()}
                 item["relabel"] = bool(item["relabel"])
                 assert equal(item, expected[key]), key
+
+
+class ThreadCount(CompositionDataset):
+    """Items are the number of OpenCV's threads while one is made."""
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        super().__getitem__(key)
+        return cv2.getNumThreads()
+
+
+def test_workers_keep_to_one_thread(folder: Path) -> None:
+    plain = dataset(folder)
+    counts = ThreadCount(plain.foregrounds, plain.backgrounds, RECIPE)
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.uint8), (0, 0), 3)  # starts the threads that the worker then lacks
+        assert list(DataLoader(counts, batch_size=None, num_workers=1, timeout=60)) == [1] * 5
+        assert counts[0] == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_epochs_seeds_and_indices_differ(folder: Path) -> None:

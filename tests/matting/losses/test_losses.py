@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyindexnet.matting import losses
@@ -134,6 +135,19 @@ def test_regions() -> None:
     assert close(call("region_gradient_loss", x), expected, 20 * p.size)
     expected = oracles.charbonnier(p, t, m, 1e-6) + 10 * oracles.charbonnier(p, t, np.ones_like(m), 1e-6)
     assert close(call("region_alpha_loss", x), expected, 20 * p.size)
+
+
+def test_affinity_of_windows() -> None:
+    # A map that is made of windows of one value has the affinities of the small map, whether windows are whole or not.
+    x = sample((1, 6, 6))
+    x["mask"][:] = True
+    expected = float(call("affinity_loss", x, size=(6, 6)))
+    large = {k: v.repeat_interleave(4, -1).repeat_interleave(4, -2) for k, v in x.items()}
+    assert close(call("affinity_loss", large, size=(6, 6)), expected, 36 * 36)
+    assert call("affinity_loss", large, size=(5, 5)) != call("affinity_loss", large, size=(6, 6))
+    rows = F.adaptive_avg_pool2d(large["prediction"], (5, 5)), F.adaptive_avg_pool2d(large["image"], (5, 5))
+    small = large | {"prediction": rows[0], "image": rows[1], "mask": torch.ones(1, 1, 5, 5)}
+    assert close(call("affinity_loss", large, size=(5, 5)), float(call("affinity_loss", small, size=(5, 5))), 25 * 25)
 
 
 def test_affinity() -> None:
