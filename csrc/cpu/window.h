@@ -3,8 +3,8 @@
 // csrc/cpu/isa/window.cpp. A vector is a run of cells in a row. The weights of a strip of rows are normalised into scratch
 // memory once, for all channels of the group; rows of x and of the gradient are copied there with a border of zeros (widened,
 // columns of equal remainder by the stride side by side), so that the inner loops have no borders, strides or dtypes. They keep
-// a block of channels x sub-positions (or taps) in registers. Where nothing would change on the way (csrc/cpu/window_in_place.h), x
-// is read in place. Arithmetic in float, double for double.
+// a block of channels x sub-positions (or taps) in registers. Where nothing would change on the way, x is read in place
+// (csrc/cpu/window_in_place.h). Arithmetic in float, double for double.
 #pragma once
 #include <initializer_list>
 #include <type_traits>
