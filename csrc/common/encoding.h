@@ -10,8 +10,6 @@
 
 namespace pyindexnet {
 
-inline constexpr int64_t kMaxRank = 16;
-
 // A strided tensor of five dimensions; strides in elements; data null where an operator does not use it.
 struct Strided5 {
   void* data = nullptr;

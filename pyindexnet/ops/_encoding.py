@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..reference.affinity import MAX_RANK
 from ._common import check_choice, check_same, check_tensor
 from ._register import check_image
 
 STRIDES = (1, 2, 3, 4)
 MAX_KERNEL = 14  # kMaxKernel of csrc/common/window.h
-MAX_RANK = 16  # kMaxRank of csrc/common/encoding.h
 
 
 def check_encoding(op: str, x: Tensor, u: Tensor, v: Tensor, stride: int) -> None:
