@@ -48,11 +48,6 @@ class FusedModule(nn.Module):
         return f"in place of {type(self.__dict__['_original'][0]).__name__}"
 
 
-def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps beside children, parameters and buffers."""
-    return {k: v for k, v in module.__dict__.items() if k not in _OWN}
-
-
 def merge(parts: Sequence[Tensor], *, dim: int = 0, groups: int = 1) -> Tensor:
     """Parallel columns as one along ``dim``: column after column, inside each of ``groups`` equal runs of channels."""
     if len(parts) == 1:

@@ -75,7 +75,7 @@ def alike(group: list[Layer]) -> bool:
         return len(biased) == 1 and same(group, *CONV_ATTRIBUTES) and group[0].padding_mode == "zeros"
     if kind is nn.BatchNorm2d:
         return same(group, "num_features", "eps", "momentum") and all(map(plain_norm, group))
-    return kind is not nn.PReLU and repr(group[0].module) == repr(group[-1].module)
+    return kind is not nn.PReLU and len({repr(layer.module) for layer in group}) == 1  # of PReLU, each has weights
 
 
 def required_inputs(module: nn.Module) -> int | None:

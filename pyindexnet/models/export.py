@@ -46,7 +46,7 @@ def export_model(
     Raises:
         ValueError: an argument that is not allowed, or ``model`` in training mode.
         ModuleNotFoundError: the packages of the extra ``export`` are missing.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or there is no C++ compiler for ``aoti``.
     """
     path = Path(path)
     if format not in FORMATS:
@@ -59,6 +59,8 @@ def export_model(
         raise ValueError(
             f"export_model: example must be (N, C, H, W), H and W multiples of {multiple}, got {tuple(example.shape)}"
         )
+    if dynamic and min(example.shape[2:]) < 2 * multiple:  # the exporter would take a size of one multiple for a constant
+        raise ValueError(f"export_model: example must be at least {2 * multiple} x {2 * multiple} where dynamic")
     if format == "onnx":
         require_onnx()
     with _whole_file(path) as partial, torch.no_grad(), warnings.catch_warnings():
@@ -78,7 +80,6 @@ def require_onnx() -> None:
 def _shapes(example: Tensor, dynamic: bool, multiple: int) -> tuple[dict[int, Any]] | None:
     if not dynamic:
         return None
-    # from 2: the exporter would take a size of one multiple for a constant
     height, width = (torch.export.Dim(name, min=2, max=2**16 // multiple) for name in ("rows", "columns"))
     return ({2: multiple * height, 3: multiple * width} if multiple > 1 else {2: height, 3: width},)
 
@@ -111,7 +112,13 @@ def _write_program(model: nn.Module, path: Path, example: Tensor, shapes: Any) -
 
 def _write_package(model: nn.Module, path: Path, example: Tensor, shapes: Any) -> None:
     from torch._inductor import aoti_compile_and_package
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
 
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise OSError("export_model: aoti needs a C++ compiler, and none was found") from error
     aoti_compile_and_package(_program(model, example, shapes), package_path=str(path))
 
 

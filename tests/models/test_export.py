@@ -123,6 +123,8 @@ def test_bad_arguments(arguments, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^export_model: ") as raised:
         export_model(Every(), tmp_path / name, format, image(*size), multiple=MULTIPLE)
     assert message in str(raised.value)
+    with pytest.raises(ValueError, match="^export_model: example must be at least 8 x 8 where dynamic$"):
+        export_model(Every(), tmp_path / "m.pt2", "torch-export", image(4, 8), dynamic=True, multiple=MULTIPLE)
     with pytest.raises(ValueError, match="must be in evaluation mode"):
         export_model(Every().train(), tmp_path / "m.pt2", "torch-export", image(8, 8))
     assert os.listdir(tmp_path) == []
