@@ -67,7 +67,8 @@ def affinity_kernel(
                 d = pair(x, grad, n, g, tap, i, j, p, q, present, taps, M, H, W, KERNEL, STRIDE, ACC, INDEX, BLOCK_P, BLOCK_T)
                 d = tl.where(keep, normalize_rows_vjp(z, first, d, HOW), 0.0)
                 channel = (g * (KERNEL * KERNEL) + t) * (R * R) + sub
-                for e in tl.static_range(RANK):
+                for step in range(RANK):
+                    e = tl.full((), step, tl.int64)
                     if grad_a is not None:
                         of_tap = tl.load(logits.p_ptr + n * logits.p_sn + e * logits.p_sd + channel * logits.p_sc).to(ACC)
                         sums += tl.sum(d * of_tap[None, :], 1)[:, None] * (rank == e).to(ACC)[None, :]

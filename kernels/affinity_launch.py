@@ -15,8 +15,8 @@ from .affinity import affinity_kernel
 from .index_cell_launch import empty_image
 from .window_launch import Call, launch_x, launch_y, planes
 
-#: Elements of a tile of cells and taps.
-_TILE = 2048
+#: Elements of a tile of cells and taps; with twice as many, registers spill at windows of 7 x 7 and 14 x 14.
+_TILE = 1024
 
 
 class Affinity(NamedTuple):

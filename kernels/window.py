@@ -68,7 +68,8 @@ def logit(logits, n, g, t, sy, sx, i, j, keep_cells, keep, KERNEL: tl.constexpr,
         map_ptr = logits.ptr + n * logits.sn + (i * logits.sh + j * logits.sw)
         p_ptr = logits.p_ptr + n * logits.p_sn + ((g * (KERNEL * KERNEL) + t) * (R * R) + sy * R + sx) * logits.p_sc
         a = tl.load(map_ptr, mask=keep_cells, other=0.0).to(ACC) * tl.load(p_ptr).to(ACC)
-        for e in tl.static_range(1, RANK):
+        for step in range(1, RANK):
+            e = tl.full((), step, tl.int64)
             of_cell = tl.load(map_ptr + e * logits.sd, mask=keep_cells, other=0.0).to(ACC)
             a += of_cell * tl.load(p_ptr + e * logits.p_sd).to(ACC)
     return a
