@@ -79,6 +79,7 @@ class EncodingCore {
     const int64_t end = (a_.w + L - 1) / L * L;
     int64_t j = 0;
     for (; j + kColumns * L <= end; j += kColumns * L) f(j, std::integral_constant<int, kColumns>{});
+    for (; j + kColumns / 2 * L <= end; j += kColumns / 2 * L) f(j, std::integral_constant<int, kColumns / 2>{});
     for (; j < end; j += L) f(j, std::integral_constant<int, 1>{});
   }
 
