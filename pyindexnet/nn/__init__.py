@@ -6,6 +6,7 @@ from pyindexnet.nn.context import TMP, PyramidPooling
 from pyindexnet.nn.fused_conv import FusedConv
 from pyindexnet.nn.fusion import GLF, StaticFusion
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork, HolisticIndexNetwork, HolisticMaxIndex
+from pyindexnet.nn.inplace_abn import InPlaceABN, convert_inplace_abn, revert_inplace_abn
 from pyindexnet.nn.resampling import BilinearUpsampling, IndexedResampling, MaxUnpooling
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "FusedConv",
     "HolisticIndexNetwork",
     "HolisticMaxIndex",
+    "InPlaceABN",
     "IndexedResampling",
     "MaxUnpooling",
     "PyramidPooling",
     "StaticFusion",
+    "convert_inplace_abn",
+    "revert_inplace_abn",
 ]
