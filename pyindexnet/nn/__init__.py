@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules: index networks, pairs of down- and upsampling, context and fusion modules."""
 
+from pyindexnet.nn.affinity import AffinityUpDown, AffinityUpsample
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.carafe import CARAFE, CARAFEDownsample
 from pyindexnet.nn.context import TMP, PyramidPooling
@@ -15,6 +16,8 @@ __all__ = [
     "CARAFE",
     "GLF",
     "TMP",
+    "AffinityUpDown",
+    "AffinityUpsample",
     "BilinearUpsampling",
     "CARAFEDownsample",
     "CarafeUpsampling",
