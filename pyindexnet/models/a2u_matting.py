@@ -79,14 +79,19 @@ class BasicBlock(nn.Module):
             stride = 2
         if stride != 1 or in_channels != channels:
             self.shortcut = ConvBNAct(in_channels, channels, 1, stride=stride, activation=None)
-        self.act = Leaky()
+        self.act: nn.Module = Leaky()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Guide | None]:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         x, guide = self.conv1(x), None
         if self.resampling is not None:
             x, _, guide = self.resampling.reduce(x, keep=False)
-        return self.act(self.conv2(x) + shortcut), guide
+        return self.act(self.conv2(x, shortcut)), guide
+
+    def join_activation(self) -> None:
+        """Make the last activation that of the convolution before the sum: the same function, ready to be fused."""
+        if isinstance(self.conv2.act, nn.Identity):
+            self.conv2.act, self.act = self.act, nn.Identity()
 
 
 class Upsampling(nn.Module):
