@@ -12,10 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn import GLF, TMP
+from pyindexnet.models.a2u_matting import BasicBlock
+from pyindexnet.nn import GLF, TMP, AffinityUpDown
+from pyindexnet.nn.affinity import SLOPE
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.nn.index_networks import POSITIONS, DepthwiseIndexNetwork
 from pyindexnet.nn.resampling import Guide, IndexedResampling, Reduced, Resampling
+
+from .ops import dynamic_downsample, dynamic_upsample
+from .ops.encoding import encode
 
 FORWARD, TRAINING = "forward", "training step"
 
@@ -123,6 +128,55 @@ def published_tmfnet(model: nn.Module) -> nn.Module:
     return model
 
 
+class PublishedAffinity(Resampling):
+    """A pair of affinity-aware down- and upsampling with the kernels of every pixel written out, one sample after the other.
+
+    Takes the weights of a dynamic, normalised :class:`AffinityUpDown` of rank 1.
+    """
+
+    def __init__(self, affinity: AffinityUpDown) -> None:
+        super().__init__()
+        if affinity.encode is None or affinity.norm_weight is None or affinity.encodings != 1:
+            raise ValueError(f"PublishedAffinity: affinity must be dynamic, normalised and of rank 1, got {affinity}")
+        self.affinity = affinity
+
+    def _logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the up- and the downsampling kernels of one sample."""
+        own = self.affinity
+        size, c = own.encoder_kernel_size, own.channels
+        encoders = cast(nn.Conv2d, own.encode)(F.adaptive_avg_pool2d(x, size)).view(2, 1, own.encoded, 1, size, size)
+        encodings = []
+        for kernel, weight, bias in zip(
+            encoders, *(cast(Tensor, t).chunk(2) for t in (own.norm_weight, own.norm_bias)), strict=True
+        ):
+            encodings.append(F.leaky_relu(F.group_norm(encode(x, kernel)[:, :, 0], own.norm_groups, weight, bias), SLOPE))
+        a = (encodings[0] * encodings[1]).sum(1, keepdim=True) / c**0.5
+        generators = cast(nn.Conv2d, own.generate)(F.adaptive_avg_pool2d(x, 1)).view(-1, 1, 1, 1)
+        up, down = F.conv2d(a, generators).split(own.generators, 1)
+        return up, down
+
+    def reduce(self, x: Tensor, keep: bool) -> Reduced:
+        up, down = (torch.cat(logits) for logits in zip(*(self._logits(sample) for sample in x.split(1)), strict=True))
+        k = self.affinity.down_kernel_size
+        return dynamic_downsample.published(x, down, kernel_size=k, groups=1, scale=2), x, (up, (x.shape[2], x.shape[3]))
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        weights, k = guide[0].sigmoid(), self.affinity.kernel_size
+        return dynamic_upsample.published(y, weights, kernel_size=k, groups=1, scale=2, layout="shuffled")
+
+
+def published_a2u(model: nn.Module) -> nn.Module:
+    """A copy of an A2U Matting network, with its weights, in plain formulas."""
+    model = copy.deepcopy(model)
+    pairs = cast(nn.ModuleList, model.resampling)
+    for i, pair in enumerate(pairs):
+        pairs[i] = PublishedAffinity(cast(AffinityUpDown, pair))
+    for block in model.modules():
+        if isinstance(block, BasicBlock) and block.resampling is not None:
+            block.register_module("resampling", PublishedAffinity(block.resampling))
+    return model
+
+
 def _noise(size: tuple[int, ...]) -> Tensor:
     return torch.randn(size)
 
@@ -164,6 +218,17 @@ NETWORKS = {
             for device, batch in (("cpu", 2), ("cuda", 8))
         },
         ((FORWARD, (1, 4, 320, 320)),),
+        4,
+    ),
+    "a2u_matting": Network(
+        {"encoder_kernel_size": 6},  # the released one
+        published_a2u,
+        _noise,
+        {
+            device: ((FORWARD, (1, 4, 512, 512)), (TRAINING, (batch, 4, 256, 256)))
+            for device, batch in (("cpu", 2), ("cuda", 8))
+        },
+        ((FORWARD, (1, 4, 256, 256)),),
         4,
     ),
     "tmfnet": Network(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks, the registry that builds them by name, and checkpoints."""
 
+from pyindexnet.models.a2u_matting import A2UMatting
 from pyindexnet.models.checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -18,6 +19,7 @@ from pyindexnet.models.resnet import ResNet50
 from pyindexnet.models.tmfnet import TMFNet, TMFNetBaseline
 
 __all__ = [
+    "A2UMatting",
     "CheckpointError",
     "DeepLabV3PlusMatting",
     "DeepMatting",

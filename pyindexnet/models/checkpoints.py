@@ -117,7 +117,7 @@ def batch_norm_keys(ours: str, published: str) -> KeyMap:
     return {f"{ours}.{leaf}": f"{published}.{leaf}" for leaf in leaves}
 
 
-def conv_unit_keys(published: str, *units: str, first: int = 0, bias: bool = False) -> KeyMap:
+def conv_unit_keys(published: str, *units: str, first: int = 0, bias: bool = False, step: int = 3) -> KeyMap:
     """Keys of :class:`~pyindexnet.nn.conv.ConvBNAct` modules that stand in one published ``nn.Sequential``.
 
     Args:
@@ -125,10 +125,11 @@ def conv_unit_keys(published: str, *units: str, first: int = 0, bias: bool = Fal
         *units: our paths, in order.
         first: index of the first convolution.
         bias: whether the convolutions have one.
+        step: members of a unit; 2 where one module is batch norm and activation.
     """
     keys: KeyMap = {}
     for i, unit in enumerate(units):
-        at = first + 3 * i
+        at = first + step * i
         for leaf in ("weight", "bias")[: 1 + bias]:
             keys[f"{unit}.conv.{leaf}"] = f"{published}.{at}.{leaf}"
         keys |= batch_norm_keys(f"{unit}.bn", f"{published}.{at + 1}")

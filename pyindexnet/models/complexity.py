@@ -34,7 +34,6 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pyindexnet.backends import use_backend
-from pyindexnet.models.indexnet_matting import INDEX_NETWORKS
 from pyindexnet.models.registry import create_model
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork
 
@@ -294,8 +293,6 @@ def _compute(row: Row) -> Complexity:
 
 
 def _filled(row: Row, base: int) -> Row:
-    if row.options.get("index_network") == "carafe" and "carafe" not in INDEX_NETWORKS:
-        return replace(row, note="not computed: indexnet_matting has no index_network='carafe' in this version")
     return replace(row, complexity=_compute(row), base_parameters=base if _relative(row) else 0)
 
 

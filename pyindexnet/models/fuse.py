@@ -12,6 +12,7 @@ from torch import nn
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.nn.fused_conv import FusedConv, fold_unit
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork
+from pyindexnet.nn.inplace_abn import revert_inplace_abn
 
 _ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
 
@@ -36,7 +37,7 @@ def fuse(model: nn.Module, *, compile: bool = False) -> nn.Module:
     Raises:
         ValueError: a batch norm that keeps no running statistics.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = revert_inplace_abn(copy.deepcopy(model)).eval().requires_grad_(False)
     model = _fused(model, {}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         return cast(nn.Module, torch.compile(model, dynamic=False, options={"freezing": True}))

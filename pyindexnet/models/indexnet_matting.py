@@ -39,10 +39,17 @@ from pyindexnet.nn.index_networks import (
     HolisticIndexNetwork,
     HolisticMaxIndex,
 )
-from pyindexnet.nn.resampling import BilinearUpsampling, Guide, IndexedResampling, MaxUnpooling, Resampling
+from pyindexnet.nn.resampling import (
+    BilinearUpsampling,
+    CarafeUpsampling,
+    Guide,
+    IndexedResampling,
+    MaxUnpooling,
+    Resampling,
+)
 from pyindexnet.reference import NORMALIZATIONS
 
-INDEX_NETWORKS = ("hin", *DEPTHWISE_FAMILIES, "max", "hmi", "bilinear")
+INDEX_NETWORKS = ("hin", *DEPTHWISE_FAMILIES, "max", "hmi", "carafe", "bilinear")
 DECODERS = ("unet", "skip", "none")
 DECODER_CONVS = ("std", "depsep")
 # of the three atrous branches, for each output stride; 8 as DeepLab has it, the published models use 32 and 16
@@ -91,7 +98,8 @@ class IndexNetMatting(nn.Module):
     Args:
         index_network: ``"hin"``, ``"o2o_modelwise"``, ``"o2o_stagewise"``, ``"o2o"``, ``"m2o"``: learned indices, see
             :mod:`pyindexnet.nn.index_networks`; ``"max"``: max pooling and unpooling; ``"hmi"``: holistic max index, used by
-            pooling and upsampling; ``"bilinear"``: max pooling and bilinear upsampling.
+            pooling and upsampling; ``"carafe"``: max pooling and CARAFE upsampling; ``"bilinear"``: max pooling and bilinear
+            upsampling.
         nonlinear: hidden layer in the index networks.
         context: weak context, 4x4 kernels, in the index networks.
         index_width: hidden channels of a depthwise index network's column over C: 2 as in the papers, 1 as released.
@@ -173,6 +181,8 @@ class IndexNetMatting(nn.Module):
                 return MaxUnpooling()
             if index_network == "bilinear":
                 return BilinearUpsampling()
+            if index_network == "carafe":
+                return CarafeUpsampling(channels)
             if index_network == "hmi":
                 return IndexedResampling(HolisticMaxIndex(), encoder="none", decoder="none", keep_raw=True)
             if index_network == "hin":
@@ -237,12 +247,12 @@ def published_keys(model: IndexNetMatting) -> KeyMap:
     return keys
 
 
-def aspp_key_map(ours: str, published: str) -> KeyMap:
-    """Key names of the published ASPP for those of an :class:`ASPP` called ``ours``."""
+def aspp_key_map(ours: str, published: str, step: int = 3) -> KeyMap:
+    """Key names of the published ASPP for those of an :class:`ASPP` called ``ours``; ``step``: see :func:`conv_unit_keys`."""
     keys: KeyMap = conv_unit_keys(f"{published}.aspp1.atrous_conv", f"{ours}.point")
     for i in range(3):
-        branch = f"{ours}.atrous.{i}"
-        keys |= conv_unit_keys(f"{published}.aspp{i + 2}.atrous_conv", f"{branch}.depthwise", f"{branch}.pointwise")
+        units = (f"{ours}.atrous.{i}.{unit}" for unit in ("depthwise", "pointwise"))
+        keys |= conv_unit_keys(f"{published}.aspp{i + 2}.atrous_conv", *units, step=step)
     keys |= conv_unit_keys(f"{published}.global_avg_pool", f"{ours}.image", first=1)
     return keys | conv_unit_keys(f"{published}.bottleneck_conv", f"{ours}.merge")
 

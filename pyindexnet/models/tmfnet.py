@@ -36,9 +36,10 @@ from pyindexnet.models.registry import register_model
 from pyindexnet.models.resnet import ResNet50, encoder_key_map
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.aspp import ASPP
+from pyindexnet.nn.carafe import CARAFE
 from pyindexnet.nn.context import KERNEL_SIZES, TMP, Leaky, PyramidPooling
 from pyindexnet.nn.conv import ConvBNAct, init_weights
-from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, GROUP_ORDERS, Carafe, CarafeFusion, StaticFusion
+from pyindexnet.nn.fusion import GLF, GLOBAL_SOURCES, GROUP_ORDERS, CarafeFusion, StaticFusion
 
 IMAGE_CHANNELS, TRIMAP_CHANNELS = 3, 3
 CONTEXTS = ("tmp", "mp", "tp", "ppm", "aspp")
@@ -145,7 +146,7 @@ class TMFNet(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(high, hidden, 3, padding=1), Leaky(), nn.Conv2d(hidden, 1, 1))
         init_weights(self)
         for module in self.modules():
-            if isinstance(module, (GLF, Carafe)):
+            if isinstance(module, (GLF, CARAFE)):
                 module.init_kernels()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,23 +7,19 @@ global feature G, and None where a module uses none.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.carafe import CARAFE, init_prediction
 from pyindexnet.nn.context import Leaky
 from pyindexnet.nn.conv import ConvBNAct
-from pyindexnet.ops.dynamic_upsample import dynamic_upsample
 from pyindexnet.ops.grouped_spatial_fusion import grouped_spatial_fusion
 from pyindexnet.reference.window import GROUP_ORDERS
 
 GLOBAL_SOURCES = ("tmp", "high", "c5", "none")
 SCALE = 2
-#: Of the initial weights of a convolution that predicts kernels.
-KERNEL_STD = 0.001
 
 
 class GLF(nn.Module):
@@ -99,7 +95,7 @@ class GLF(nn.Module):
         the square of X, and a stack of three with its eighth power."""
         identity = torch.zeros(self.groups, self.kernel_size**2)
         identity[:, self.kernel_size**2 // 2] = 1
-        _init_prediction(self.predict, identity.flatten())
+        init_prediction(self.predict, identity.flatten())
 
     def forward(self, high: Tensor, low: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.distributed(high, low)
@@ -127,13 +123,6 @@ class GLF(nn.Module):
         )
 
 
-def _init_prediction(conv: nn.Conv2d, kernels: Tensor) -> None:
-    """Let a convolution with a bias predict these kernels, plus small noise."""
-    nn.init.normal_(conv.weight, 0.0, KERNEL_STD)
-    with torch.no_grad():
-        cast(Tensor, conv.bias).copy_(kernels)
-
-
 class StaticFusion(nn.Module):
     """The fusion of [TMFNet]'s baseline: bilinear upsampling, concatenation, 3x3 convolution, batch norm, Leaky ReLU.
 
@@ -152,34 +141,10 @@ class StaticFusion(nn.Module):
         return self.conv(torch.cat((self.upsample(high, low), low), 1))
 
 
-class Carafe(nn.Module):
-    """Upsampling by 2 with predicted kernels: CARAFE, "Content-Aware ReAssembly of FEatures", Wang et al., ICCV 2019.
-
-    One convolution predicts the kernels, without a channel compressor before it; see :func:`pyindexnet.dynamic_upsample`.
-
-    Args:
-        channels: of input and output.
-        kernel_size: side of the window.
-        encoder_kernel_size: side of the convolution.
-    Shape: (N, channels, h, w) -> (N, channels, 2h, 2w).
-    """
-
-    def __init__(self, channels: int, *, kernel_size: int = 5, encoder_kernel_size: int = 3) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.predict = nn.Conv2d(channels, (kernel_size * SCALE) ** 2, encoder_kernel_size, padding=encoder_kernel_size // 2)
-        self.init_kernels()
-
-    def init_kernels(self) -> None:
-        """Start from the mean of the window and small noise."""
-        _init_prediction(self.predict, torch.zeros(self.predict.out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dynamic_upsample(x, self.predict(x), kernel_size=self.kernel_size, scale=SCALE, normalization="softmax")
-
-
 class CarafeFusion(StaticFusion):
     """:class:`StaticFusion` with CARAFE in place of bilinear upsampling ("Basic+TMP+CARAFE" in [TMFNet] table 3).
+
+    One convolution predicts the kernels, without a channel compressor before it.
 
     Args:
         high_channels, low_channels, out_channels: as there.
@@ -189,7 +154,7 @@ class CarafeFusion(StaticFusion):
 
     def __init__(self, high_channels: int, low_channels: int, out_channels: int, *, steps: int = 1) -> None:
         super().__init__(high_channels, low_channels, out_channels)
-        self.upsamplers = nn.Sequential(*(Carafe(high_channels) for _ in range(steps)))
+        self.upsamplers = nn.Sequential(*(CARAFE(high_channels, compressed_channels=None) for _ in range(steps)))
 
     def upsample(self, high: Tensor, low: Tensor) -> Tensor:
         return self.upsamplers(high)[:, :, : low.shape[2], : low.shape[3]]

@@ -14,6 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyindexnet.nn.carafe import CARAFE
 from pyindexnet.ops.indexed_pool import indexed_pool
 from pyindexnet.ops.indexed_pool_skip import indexed_pool_skip
 from pyindexnet.ops.indexed_upsample import indexed_upsample
@@ -54,6 +55,21 @@ class BilinearUpsampling(Resampling):
 
     def restore(self, y: Tensor, guide: Guide) -> Tensor:
         return F.interpolate(y, size=guide[1], mode="bilinear", align_corners=False)
+
+
+class CarafeUpsampling(BilinearUpsampling):
+    """:class:`BilinearUpsampling` with CARAFE, by the defaults of its paper, for interpolation ([Thesis] table 3.4).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.carafe = CARAFE(channels)
+
+    def restore(self, y: Tensor, guide: Guide) -> Tensor:
+        return self.carafe(y, guide[1])
 
 
 class IndexedResampling(Resampling):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyindexnet import use_backend
 from pyindexnet.models import create_model, fuse, list_models
-from pyindexnet.nn import FusedConv
+from pyindexnet.nn import FusedConv, InPlaceABN
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.ops import winograd
 from pyindexnet.testing.parity import error, tolerance
@@ -38,7 +38,7 @@ def trained(name: str, options: dict[str, Any]) -> tuple[nn.Module, Tensor]:
     model = create_model(name, **options)
     x = torch.randn(2, 6 if name.startswith("tmfnet") else 4, 75, 61)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, InPlaceABN)):
             module.momentum = 1.0
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.0, 0.3)

@@ -275,6 +275,15 @@ def test_parameters_of_the_baselines(index_network: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == B11
 
 
+def test_parameters_of_carafe() -> None:
+    """[Thesis] table 3.4, B11-carafe: a compressor and a predictor before each of the five upsamplings."""
+    with torch.device("meta"):
+        model = create_model("indexnet_matting", index_network="carafe")
+    count = sum(p.numel() for p in model.parameters())
+    assert count == B11 + 64 * (32 + 24 + 32 + 64 + 160) + 5 * 64 + 5 * (64 * 9 + 1) * 100
+    assert f"{count / 1e6:.2f}M" == "4.06M"
+
+
 def test_parameters_of_the_released_model() -> None:
     model = create_model("indexnet_matting", index_width=1)
     assert sum(p.numel() for p in model.parameters()) == 5_953_515
@@ -346,7 +355,7 @@ def test_modelwise_network_is_one_module() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"index_network": "carafe"}, r"index_network must be one of 'hin', .*, got 'carafe'"),
+        ({"index_network": "din"}, r"index_network must be one of 'hin', .*, got 'din'"),
         ({"decoder": "fpn"}, r"decoder must be one of 'unet', 'skip', 'none', got 'fpn'"),
         ({"decoder_conv": "dense"}, r"decoder_conv must be one of 'std', 'depsep', got 'dense'"),
         ({"output_stride": 4}, r"output_stride must be one of 8, 16, 32, got 4"),

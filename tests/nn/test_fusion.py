@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyindexnet.models.tmfnet import glf_key_map
 from pyindexnet.nn import GLF, StaticFusion
-from pyindexnet.nn.fusion import Carafe, CarafeFusion
+from pyindexnet.nn.fusion import CarafeFusion
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
@@ -109,21 +109,6 @@ def test_missing_context() -> None:
 def test_bad_arguments(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GLF(**{**SIZES, **change})
-
-
-def test_carafe_by_hand() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 3, 4, 5)
-    module = Carafe(3, kernel_size=3)
-    with torch.no_grad():
-        y = module(x)
-        weights = F.pixel_shuffle(module.predict(x), 2).softmax(1)  # (1, 9, 8, 10)
-    assert y.shape == (1, 3, 8, 10)
-    padded = F.pad(x, (1, 1, 1, 1))
-    for i in range(8):
-        for j in range(10):
-            window = padded[0, :, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3].flatten(1)
-            torch.testing.assert_close(y[0, :, i, j], window @ weights[0, :, i, j])
 
 
 @pytest.mark.parametrize("steps", [1, 2])

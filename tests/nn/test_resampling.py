@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pyindexnet.nn import (
     ASPP,
     BilinearUpsampling,
+    CarafeUpsampling,
     DepthwiseIndexNetwork,
     HolisticMaxIndex,
     IndexedResampling,
@@ -24,13 +25,14 @@ def pairs() -> dict:
     return {
         "max": MaxUnpooling(),
         "bilinear": BilinearUpsampling(),
+        "carafe": CarafeUpsampling(3),
         "m2o": IndexedResampling(DepthwiseIndexNetwork(3).eval()),
         "hmi": IndexedResampling(HolisticMaxIndex(), encoder="none", decoder="none", keep_raw=True),
     }
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", ["max", "bilinear", "m2o", "hmi"])
+@pytest.mark.parametrize("name", ["max", "bilinear", "carafe", "m2o", "hmi"])
 def test_sizes(name: str, size: tuple[int, int]) -> None:
     pair = pairs()[name]
     x = torch.randn(2, 3, *size)

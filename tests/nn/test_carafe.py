@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CARAFE against the published module and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyindexnet.nn import CARAFE, CARAFEDownsample
+from tests.golden import load_case
+from tests.nn.golden_module import check, load_published, parameter_gradients
+
+
+def test_golden() -> None:
+    case = load_case("carafe", "carafepack_k5_g1")
+    given = case.info["constructor"]
+    keys = {
+        f"m.{ours}.{leaf}": f"p.{name}.{leaf}"
+        for ours, name in (("compress", "channel_compressor"), ("predict", "content_encoder"))
+        for leaf in ("weight", "bias")
+    }
+
+    def results(dtype: torch.dtype) -> dict[str, Tensor]:
+        module = CARAFE(
+            given["channels"],
+            scale=given["scale_factor"],
+            kernel_size=given["up_kernel"],
+            groups=given["up_group"],
+            compressed_channels=given["compressed_channels"],
+            encoder_kernel_size=given["encoder_kernel"],
+            encoder_dilation=given["encoder_dilation"],
+        )
+        load_published(module, keys, case).to(dtype)
+        x = case.tensor("input_x").to(dtype).requires_grad_()
+        y = module(x)
+        grads = torch.autograd.grad(y, [x, *module.parameters()], case.tensor("cotangent").to(dtype))
+        mask = F.pixel_shuffle(module.logits(x), 2).softmax(1)
+        outputs = {"output": y, "output_mask": mask, "grad_x": grads[0]}
+        return outputs | parameter_gradients(module, keys, grads[1:])
+
+    check(case, results)
+
+
+def noisy(module: CARAFE | CARAFEDownsample) -> CARAFE | CARAFEDownsample:
+    """With kernels that are far from a mean."""
+    torch.nn.init.normal_(module.predict.weight)
+    return module
+
+
+@pytest.mark.parametrize("compressed", [None, 3])
+def test_upsampling_by_hand(compressed: int | None) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 4, 5)
+    module = noisy(CARAFE(4, kernel_size=3, groups=2, compressed_channels=compressed))
+    with torch.no_grad():
+        y = module(x, (7, 10))
+        weights = F.pixel_shuffle(module.logits(x), 2).unflatten(1, (2, 9)).softmax(2)
+    assert y.shape == (1, 4, 7, 10)
+    padded = F.pad(x, (1, 1, 1, 1))
+    for c in range(4):
+        for i in range(7):
+            for j in range(10):
+                window = padded[0, c, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3].flatten()
+                torch.testing.assert_close(y[0, c, i, j], window @ weights[0, c // 2, :, i, j])
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)], ids=str)
+def test_downsampling_by_hand(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, *size)
+    module = noisy(CARAFEDownsample(4, kernel_size=3, groups=2, compressed_channels=3))
+    with torch.no_grad():
+        y = module(x)
+        weights = module.logits(x).unflatten(1, (2, 9)).softmax(2)
+    assert y.shape == (1, 4, 3, 4)
+    padded = F.pad(x, (1, 2, 1, 2))
+    for c in range(4):
+        for i in range(3):
+            for j in range(4):
+                window = padded[0, c, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten()
+                torch.testing.assert_close(y[0, c, i, j], window @ weights[0, c // 2, :, i, j])
+
+
+def test_starts_from_the_mean_of_the_window() -> None:
+    x = torch.full((1, 8, 5, 5), 3.0)
+    up, down = CARAFE(8), CARAFEDownsample(8, kernel_size=3)
+    torch.testing.assert_close(up(x)[:, :, 4:6, 4:6], x[:, :, :2, :2])
+    torch.testing.assert_close(down(x)[:, :, 1:2, 1:2], x[:, :, :1, :1])
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+def test_even_encoder(module: type[CARAFE | CARAFEDownsample]) -> None:
+    with pytest.raises(ValueError, match=f"{module.__name__}: encoder_kernel_size must be an odd number from 1, got 4"):
+        module(8, encoder_kernel_size=4)
