@@ -16,7 +16,7 @@ apart, so it is not offered.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -290,7 +290,7 @@ def revert_inplace_abn(model: nn.Module) -> nn.Module:
 def _replace(unit: ConvBNAct, norm: nn.Module, act: nn.Module) -> None:
     """Exchange norm and activation; parameters and buffers are taken over."""
     old = unit.bn
-    norm.to(old.weight)
+    norm.to(cast(Tensor, old.weight))
     norm.load_state_dict(old.state_dict())
     unit.register_module("bn", norm.train(old.training))
     unit.act = act
