@@ -6,7 +6,7 @@ VENV := .venv/.installed
 endif
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo build test test-main test-interpret test-gpu lint format bench clean
+.PHONY: demo build test test-ops test-rest test-interpret test-gpu lint format bench clean
 
 demo: build
 	$(PY) examples/demo.py
@@ -14,12 +14,15 @@ demo: build
 build: $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 
-# Two processes side by side, a core each.
+# Three processes of about the same length, two of them side by side, a core each.
 test: build
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-main test-interpret
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-rest test-ops test-interpret
 
-test-main: build
-	$(PY) -m pytest
+test-ops: build
+	$(PY) -m pytest tests/ops
+
+test-rest: build
+	$(PY) -m pytest --ignore tests/ops
 
 # Triton's interpreter must be chosen before Triton is imported, so its tests are a process of their own.
 test-interpret: build

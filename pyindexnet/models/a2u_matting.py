@@ -238,6 +238,11 @@ class A2UMatting(nn.Module):
         if norm == "inplace_abn":
             convert_inplace_abn(self, weight_form="positive")
 
+    @property
+    def encoder(self) -> nn.ModuleList:
+        """The part with pretrained weights, whose batch norms [A2U] fixes."""
+        return nn.ModuleList((self.stem, *self.stages))
+
     def forward(self, x: Tensor) -> Tensor:
         maps, guides = self._encoded(x)
         y = self.context(maps.pop())

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyindexnet.matting import losses
 from pyindexnet.matting.training.config import Loss, Optimizer, Schedule, TrainingConfig
 from pyindexnet.matting.training.data import Batch
+from pyindexnet.nn.inplace_abn import InPlaceABN
 
 
 def loss_terms(config: Loss, prediction: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -96,17 +97,17 @@ def freeze_batch_norms(model: nn.Module, where: str) -> None:
     if root is None:
         raise ValueError("train: freeze_batch_norm must be none or all for a model without an encoder")
     for module in root.modules():
-        if isinstance(module, _BatchNorm):
-            module.__class__ = _frozen(type(module))
+        if isinstance(module, (_BatchNorm, InPlaceABN)):
+            module.__class__ = _frozen(type(module))  # type: ignore[assignment]
             module.eval()
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
 
-def _frozen(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
     """The class with a ``train`` that stays in evaluation mode; still an instance of the old one, and can be copied."""
 
-    def train(self: _BatchNorm, mode: bool = True) -> _BatchNorm:
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
         return kind.train(self, False)
 
     return type(f"Frozen{kind.__name__}", (kind,), {"train": train})

@@ -18,6 +18,7 @@ from pyindexnet.matting.training import checkpoints, train
 from pyindexnet.matting.training.monitor import read_log
 from pyindexnet.matting.training.optimization import freeze_batch_norms
 from pyindexnet.models import create_model, load_checkpoint, model_from_checkpoint
+from pyindexnet.nn.inplace_abn import InPlaceABN
 from tests.matting.training import tiny
 
 
@@ -131,6 +132,24 @@ def test_frozen_batch_norms_stay_frozen(tmp_path: Path, where: str) -> None:
 def test_freezing_needs_an_encoder() -> None:
     with pytest.raises(ValueError, match="freeze_batch_norm must be none or all for a model without an encoder"):
         freeze_batch_norms(nn.Sequential(nn.BatchNorm2d(2)), "encoder")
+
+
+@pytest.mark.parametrize("where", ["encoder", "all"])
+def test_in_place_batch_norms_are_frozen_too(where: str) -> None:
+    model = create_model("a2u_matting", width=1 / 32)
+    freeze_batch_norms(model, where)
+    model.train()
+    inside = {id(m) for m in model.encoder.modules()}
+    norms = [m for m in model.modules() if isinstance(m, InPlaceABN)]
+    assert norms
+    for norm in norms:
+        frozen = where == "all" or id(norm) in inside
+        assert norm.training is not frozen
+        assert norm.weight.requires_grad is not frozen
+    before = [norm.running_mean.clone() for norm in norms]
+    model(torch.randn(2, 4, 32, 32)).sum().backward()
+    moved = [not torch.equal(a, norm.running_mean) for a, norm in zip(before, norms, strict=True)]
+    assert moved == [norm.training for norm in norms]
 
 
 def test_validation_and_tensorboard(tmp_path: Path) -> None:
