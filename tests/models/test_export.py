@@ -18,7 +18,7 @@ from pyindexnet.cli import app
 from pyindexnet.models import create_model
 from pyindexnet.models.export import export_model
 from pyindexnet.nn import GLF, TMP, DepthwiseIndexNetwork, IndexedResampling
-from pyindexnet.nn.fusion import Carafe
+from pyindexnet.nn.carafe import CARAFE
 from pyindexnet.testing.parity import tolerance
 
 MULTIPLE = 4
@@ -35,7 +35,7 @@ class Every(nn.Module):
         self.index = IndexedResampling(DepthwiseIndexNetwork(4, "m2o", context=False))
         self.context = TMP(4, 2, kernel_sizes=(5, 3))
         self.fuse = GLF(8, 4, 8, 4, global_channels=8, group_channels=4, kernel_size=3)
-        self.carafe = Carafe(4, kernel_size=3)
+        self.carafe = CARAFE(4, kernel_size=3, compressed_channels=None)
         self.head = nn.Conv2d(4, 1, 3, padding=1)
         self.eval()
 
