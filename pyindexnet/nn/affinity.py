@@ -194,14 +194,18 @@ class AffinityUpsample(nn.Module):
         """Group norm of both encodings as factors and shifts, (N, C, d, 2, 2)."""
         if self.norm_weight is None:
             return None
-        mean, var = affinity_moments(guide, u, v, groups=self.norm_groups, stride=SCALE).unbind(-1)  # (N, groups, d, 2)
+        # Of half types in float32: a variance soon exceeds float16, and a rounded mean does not center.
+        wide = (t if t.dtype == torch.float64 else t.float() for t in (guide, u, v))
+        with torch.autocast(guide.device.type, enabled=False):
+            moments = affinity_moments(*wide, groups=self.norm_groups, stride=SCALE)
+        mean, var = moments.unbind(-1)  # (N, groups, d, 2)
         members = self.channels // self.norm_groups
         mean, rsigma = (t.repeat_interleave(members, 1) for t in (mean, (var + EPS).rsqrt()))
         weight, bias = (
             cast(Tensor, t).view(2, self.channels, self.encodings).permute(1, 2, 0) for t in (self.norm_weight, self.norm_bias)
         )
         factor = weight * rsigma
-        return torch.stack((factor, bias - mean * factor), -1)
+        return torch.stack((factor, bias - mean * factor), -1).to(guide.dtype)
 
     def upsampled(self, x: Tensor, kernels: AffinityKernels, output_size: tuple[int, int]) -> Tensor:
         """(N, C', h, w) -> (N, C', H, W)."""

@@ -27,6 +27,7 @@ from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.conv import ConvBNAct
 
 WEIGHTS = ("raw", "positive")
+HALF = (torch.float16, torch.bfloat16)
 
 
 class InPlaceABN(nn.Module):
@@ -122,7 +123,9 @@ class InPlaceABN(nn.Module):
     def _statistics(self, x: Tensor, group: Any) -> tuple[Tensor, Tensor, int]:
         """Mean, biased variance and number of values for each channel, of all processes; the running ones follow."""
         count = x.numel() // self.channels
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        # Without buffers a CPU gives the statistics of a half type in that type, which overflows at 65,504.
+        buffer = x.new_zeros(2, self.channels, dtype=torch.float32) if x.dtype in HALF else (None, None)
+        mean, var = torch.batch_norm_update_stats(x, buffer[0], buffer[1], 0.0)
         if group is not None:
             mean, var, count = _joined(mean, var, count, group)
         if count < 2:
@@ -158,7 +161,11 @@ class _Function(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         rsigma = (var + eps).rsqrt()
         scale = gamma * rsigma
-        x.mul_(_channels(scale, x)).add_(_channels(beta - mean * scale, x))
+        shift = beta - mean * scale
+        if x.dtype in HALF:
+            x.copy_(torch.addcmul(_channels(shift, x), x, _channels(scale, x)))  # one rounding instead of two
+        else:
+            x.mul_(_channels(scale, x)).add_(_channels(shift, x))
         if slope != 1:
             F.leaky_relu_(x, slope)
         ctx.mark_dirty(x)

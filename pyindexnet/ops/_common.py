@@ -58,8 +58,15 @@ def check_same(op: str, name: str, value: Tensor, x: Tensor) -> None:
 
 
 def check_choice(op: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed or isinstance(value, bool):
+    if isinstance(value, (bool, float)) or value not in allowed:  # True == 1, 3.0 == 3
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def check_output_size(op: str, size: Any) -> Sequence[int]:
+    """A pair of integers, which may be symbolic."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(isinstance(n, (int, torch.SymInt)) for n in size):
+        raise ValueError(f"{op}: output_size must be (H, W), got {size!r}")
+    return size
 
 
 # --- availability ---------------------------------------------------------------------------------------------------

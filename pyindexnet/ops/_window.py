@@ -37,9 +37,9 @@ def within(op: str, name: str, size: tuple[Any, ...], bounds: Sequence[tuple[Any
         raise ValueError(f"{op}: {name} must be within ({text}), got {tuple(size)}")
 
 
-def check_groups(op: str, x: Tensor, groups: int) -> None:
+def check_groups(op: str, x: Tensor, groups: int, name: str = "groups", of: str = "x") -> None:
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"{op}: groups must divide the {x.shape[1]} channels of x, got {groups!r}")
+        raise ValueError(f"{op}: {name} must divide the {x.shape[1]} channels of {of}, got {groups!r}")
 
 
 def check_kernels(op: str, name: str, x: Tensor, kernels: Tensor, channels: int, h: int, w: int) -> None:

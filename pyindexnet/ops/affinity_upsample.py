@@ -10,10 +10,10 @@ from torch import Tensor
 from ..reference.affinity_upsample import affinity_upsample_window
 from ..reference.window import Window
 from ._affinity import AFFINITY, autocast_all, check_affinity
-from ._common import check_choice, dispatch
+from ._common import check_choice, check_output_size, dispatch
 from ._register import check_image
 from ._window import register_window_op
-from .dynamic_upsample import SCALES, check_output_size, check_upsample
+from .dynamic_upsample import SCALES, check_upsample
 
 _OP = "affinity_upsample"
 

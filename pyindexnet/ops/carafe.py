@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .dynamic_upsample import dynamic_upsample
+from ._common import autocast_inputs, check_choice, check_tensor
+from ._register import check_image
+from ._window import check_groups, check_kernels
+from .dynamic_upsample import KERNEL_SIZES, SCALES, dynamic_upsample
+
+_OP = "carafe"
 
 
 def carafe(
@@ -24,7 +29,7 @@ def carafe(
 
     Args:
         features: (N, C, h, w).
-        masks: (N, group_size * kernel_size^2, H, W), H = scale_factor * h; dtype and device of ``features``.
+        masks: (N, group_size * kernel_size^2, H, W), H = scale_factor * h, W likewise; dtype and device of ``features``.
         kernel_size: 1, 3, 5 or 7.
         group_size: number of groups (mmcv's name); divides C.
         scale_factor: 1 to 4.
@@ -32,9 +37,18 @@ def carafe(
     Returns:
         (N, C, H, W), dtype and memory format of ``features``.
     Raises:
-        TypeError, ValueError, BackendError: as :func:`pyindexnet.dynamic_upsample`.
-    Gradients: features, masks; twice differentiable.
+        TypeError: an argument is not a tensor. ValueError: shape, dtype, device or option.
+        BackendError: the forced backend cannot run.
+    Gradients: features, masks; twice differentiable. Under autocast, inputs are cast to its dtype.
     """
+    check_choice(_OP, "kernel_size", kernel_size, KERNEL_SIZES)
+    check_choice(_OP, "scale_factor", scale_factor, SCALES)
+    check_image(_OP, "features", features)
+    check_groups(_OP, features, group_size, "group_size", "features")
+    check_tensor(_OP, "masks", masks, ("N", "channels", "H", "W"))
+    features, masks = autocast_inputs(features, masks)
+    h, w = features.shape[2:]
+    check_kernels(_OP, "masks", features, masks, group_size * kernel_size**2, scale_factor * h, scale_factor * w)
     return dynamic_upsample(
         features,
         masks,

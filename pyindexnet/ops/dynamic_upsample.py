@@ -10,7 +10,7 @@ from torch import Tensor
 from ..reference.dynamic_upsample import dynamic_upsample_window
 from ..reference.normalization import NORMALIZATIONS
 from ..reference.window import GROUP_LAYOUTS, LAYOUTS, Window
-from ._common import autocast_inputs, check_choice, check_tensor, dispatch
+from ._common import autocast_inputs, check_choice, check_output_size, check_tensor, dispatch
 from ._register import check_image
 from ._window import check_groups, check_kernels, group_major, register_window_op, within
 
@@ -30,12 +30,6 @@ def check_upsample(
     check_groups(op, x, groups)
     h, w = x.shape[2:]
     within(op, "output_size", (height, width), [(scale * (n - 1) + 1, scale * (n + 1) - 1) for n in (h, w)])
-
-
-def check_output_size(op: str, size: Sequence[int]) -> Sequence[int]:
-    if len(size) != 2:
-        raise ValueError(f"{op}: output_size must be (H, W), got {tuple(size)}")
-    return size
 
 
 def _window(

@@ -12,7 +12,7 @@ from ..reference.indexed_upsample import (
     indexed_upsample_double_backward_reference,
     indexed_upsample_reference,
 )
-from ._common import autocast_inputs, dispatch
+from ._common import autocast_inputs, check_output_size, dispatch
 from ._indexed import check_logits, check_options
 from ._register import Sizes, check_image, register_operator
 
@@ -28,9 +28,7 @@ def _check(
     h, w = x.shape[2:]
     if output_size is None:
         output_size = (h * ratio, w * ratio)
-    if len(output_size) != 2:
-        raise ValueError(f"{op}: output_size must be (H, W), got {tuple(output_size)}")
-    height, width = output_size
+    height, width = check_output_size(op, output_size)
     if -(-height // ratio) != h or -(-width // ratio) != w:
         raise ValueError(
             f"{op}: output_size must be within ({ratio * (h - 1) + 1}..{ratio * h}, {ratio * (w - 1) + 1}..{ratio * w}), "
