@@ -57,14 +57,15 @@ class EncodingBench(OpBench):
 
 
 def kinds(verb: str) -> tuple[str, ...]:
-    """Of the encoding kernels of A2U: static, shared by the channels, rank 1."""
+    """Of the encoding kernels of A2U as released: each sample has its own, shared by the channels, rank 1."""
     return tuple(f"{verb} {k} x {k}" for k in (5, 6))
 
 
 def inputs(case: Case) -> tuple[Shape, ...]:
     """x, u and v."""
     k = int(case.maps.split()[-1])
-    return case.size, (1, 1, 1, k, k), (1, 1, 1, k, k)
+    kernels = (case.size[0], 1, 1, k, k)
+    return case.size, kernels, kernels
 
 
 def grid(case: Case) -> Shape:

@@ -33,9 +33,9 @@ SIZE = (2, 3, 4, 6)  # 144 elements, 36 in the low resolution, 144 logits or 48 
         # A number for each cell, and a generator for each of two samples.
         ("affinity_upsample", "affinity up 5 x 5", 144 + 48 + 2 * 100 + 576, 576 + 2 * (144 + 48 + 2 * 100)),
         ("affinity_downsample", "affinity down 6 x 6", 144 + 12 + 2 * 36 + 36, 36 + 2 * (144 + 12 + 2 * 36)),
-        # Two kernels of 5 x 5; one value for each of 2 x 3 positions, or four for each of 3 groups.
-        ("affinity_map", "encode 5 x 5", 144 + 2 * 25 + 12, 12 + 2 * (144 + 2 * 25)),
-        ("affinity_moments", "moments 5 x 5", 144 + 2 * 25 + 24, 24 + 2 * (144 + 2 * 25)),
+        # Two kernels of 5 x 5 for each sample; one value for each of 2 x 3 positions, or four for each of 3 groups.
+        ("affinity_map", "encode 5 x 5", 144 + 4 * 25 + 12, 12 + 2 * (144 + 4 * 25)),
+        ("affinity_moments", "moments 5 x 5", 144 + 4 * 25 + 24, 24 + 2 * (144 + 4 * 25)),
         ("dynamic_downsample", "down 5 x 5", 144 + 25 * 12 + 36, 36 + 2 * (144 + 25 * 12)),
     ],
 )

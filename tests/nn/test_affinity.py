@@ -200,3 +200,16 @@ def test_parameters_as_printed(variant: str, shared: bool) -> None:
 def test_bad_arguments(module: type[AffinityUpsample], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{module.__name__}: {message}"):
         module(48, **options)
+
+
+def test_normalised_encodings_under_autocast() -> None:
+    """Encodings of a map with a mean: their variance is beyond float16's range, the affinity is not."""
+    torch.manual_seed(0)
+    module = AffinityUpDown(32, normalize=True).eval()
+    guide = torch.randn(1, 32, 16, 16) + 10
+    with torch.no_grad():
+        exact = module.double().kernels(guide.double()).a
+        with torch.autocast("cpu", torch.float16):
+            found = module.float().kernels(guide).a
+    assert found.dtype == torch.float16
+    assert (found - exact).abs().max() < 0.05 * exact.std()

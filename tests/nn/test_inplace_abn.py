@@ -11,12 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from bench.run import CpuClock, Side
 from pyindexnet.nn import InPlaceABN, convert_inplace_abn, revert_inplace_abn
 from pyindexnet.nn.conv import ConvBNAct
+from pyindexnet.testing import tolerance
+from pyindexnet.testing.parity import error
 from tests.golden import GoldenCase, load_case
 from tests.nn.golden_module import check
 
@@ -269,3 +272,16 @@ def test_revert(slope: float, weight_form: str) -> None:
 def test_errors(options: dict, size: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"InPlaceABN: {message}"):
         InPlaceABN(3, **options)(torch.zeros(size or (2, 3, 4, 4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_keep_statistics_in_float32(dtype: torch.dtype) -> None:
+    """A variance beyond float16's range; a mean that bfloat16 would round."""
+    rng = torch.Generator().manual_seed(0)
+    x = (torch.randn(2, 4, 20, 20, generator=rng) * 400 + 100).to(dtype)
+    module = InPlaceABN(4)
+    y = module(x.clone())
+    exact = F.leaky_relu(F.batch_norm(x.double(), None, None, training=True), module.negative_slope)
+    assert error(y, exact) <= tolerance(exact, 0.0, x[:, 0].numel(), dtype)
+    wanted = x.double().transpose(0, 1).flatten(1).var(1) * 0.1 + 0.9
+    assert error(module.running_var, wanted) <= tolerance(wanted, 0.0, x[:, 0].numel(), torch.float32)

@@ -168,6 +168,29 @@ def test_absent_output_pixels_do_not_leak(variant: tuple[str, str], dtype: torch
     assert not grad.masked_select(absent.expand_as(grad)).any()
 
 
+@pytest.mark.parametrize(
+    ("call", "pattern"),
+    [
+        (lambda x, m: pyindexnet.carafe("x", m, 3), "carafe: features must be a tensor, got str"),
+        (lambda x, m: pyindexnet.carafe(x, None, 3), "carafe: masks must be a tensor, got NoneType"),
+        (lambda x, m: pyindexnet.carafe(x, m[..., 1:], 3), r"carafe: masks must be \(2, 9, 8, 10\), got \(2, 9, 8, 9\)"),
+        (lambda x, m: pyindexnet.carafe(x, m, 3, 4), "carafe: group_size must divide the 6 channels of features, got 4"),
+        (lambda x, m: pyindexnet.carafe(x, m, 3, 1, 5), "carafe: scale_factor must be one of 1, 2, 3, 4, got 5"),
+        (lambda x, m: pyindexnet.carafe(x, m, 3.0), "carafe: kernel_size must be one of 1, 3, 5, 7, got 3.0"),
+    ],
+)
+def test_carafe_names_its_own_arguments(call: Callable[..., Tensor], pattern: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=pattern):
+        call(torch.zeros(2, 6, 4, 5), torch.zeros(2, 9, 8, 10))
+
+
+@pytest.mark.parametrize("size", [8, (8.0, 10.0), "ab", (None, 10)])
+def test_output_size_is_two_integers(size: object) -> None:
+    x, logits = torch.zeros(2, 6, 4, 5), torch.zeros(2, 36, 4, 5)
+    with pytest.raises(ValueError, match=r"dynamic_upsample: output_size must be \(H, W\), got "):
+        pyindexnet.dynamic_upsample(x, logits, kernel_size=3, output_size=size)  # type: ignore[arg-type]
+
+
 # x, (kernels' channels, height, width), options: several tiles, strips and bands of the CPU kernels; the last two write so much
 # that the stores go past the caches.
 LARGE = {
