@@ -189,14 +189,14 @@ def matte(
             network.to(where, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
             _probe(network)
             if dry_run:
-                _console.print_warnings(warned)
-                print_plans(jobs, network, tiling)
+                failed = print_plans(jobs, network, tiling, warned)
+                _report(len(jobs) + len(unmatched), unmatched + failed, "can be matted", warned)
                 return
             predict = functools.partial(predict_alpha, network, align=align.value if align else None, tiling=tiling)
             run = functools.partial(run_job, predict=predict, background=behind, bit_depth=depth)
             failed = _run_all(jobs, run, warned, tiling)
     total = len(jobs) + len(unmatched)
-    _report(total, unmatched + failed, output, warned, trained=weights is not None)
+    _report(total, unmatched + failed, f"matted into {output}", warned, untrained=weights is None)
 
 
 @app.command()
@@ -342,13 +342,13 @@ def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: lis
     return failures
 
 
-def _report(total: int, failures: list[Failure], output: Path, warned: list[str], *, trained: bool) -> None:
+def _report(total: int, failures: list[Failure], what: str, warned: list[str], *, untrained: bool = False) -> None:
     """Warnings, failures and a summary; exit code 1 where anything failed."""
     done = total - len(failures)
     if total > 1:
-        typer.echo(f"{done} of {total} images matted into {output}")
+        typer.echo(f"{done} of {total} images {what}")
     _console.print_warnings(warned)
-    if done and not trained:
+    if done and untrained:
         typer.echo("warning: " + UNTRAINED, err=True)
     for failure in failures:
         typer.echo(f"error: {failure.reason}", err=True)

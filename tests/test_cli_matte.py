@@ -581,6 +581,24 @@ def test_dry_run_writes_nothing(command, wide):
     assert os.listdir("out") == []
 
 
+def test_dry_run_reports_what_would_fail(command, wide):
+    """What has no trimap, a broken image and a trimap of another size: each by itself, the others go on."""
+    for name in ("images", "trimaps"):
+        Path(name).mkdir()
+    for stem in ("a", "alone", "small"):
+        write_pictures({Path(f"images/{stem}.png"): photograph()})
+    Path("images/broken.png").write_bytes(b"no picture")
+    write_pictures({Path("trimaps/a.png"): trimap(), Path("trimaps/broken.png"): trimap()})
+    write_pictures({Path("trimaps/small.png"): trimap()[:20]})
+    result = command("images", "trimaps", "-o", "out", *DEEP, "--dry-run")
+    assert result.code == 1
+    assert re.fullmatch(r"images/a\.png: 60 x 45: whole .* in one piece\n1 of 4 images can be matted\n", result.out)
+    assert len(result.errors) == 3
+    for name in ("images/alone.png: has no trimap", "images/broken.png", "trimaps/small.png"):
+        assert name in result.err
+    assert os.listdir("out") == []
+
+
 def test_memory_errors(command, wide):
     def error(*arguments: str) -> str:
         return command("w.png", "wt.png", "-o", "out/a.png", *DEEP, *arguments).one_error()

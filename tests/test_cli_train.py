@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_writes_a_run(trained: Path) -> None:
     names = {path.name for path in (trained / "run").iterdir()}
-    assert names == {"log.jsonl", "step_00000002.pt", "weights.safetensors"}
+    assert names == {".lock", "log.jsonl", "step_00000002.pt", "weights.safetensors"}
     assert len((trained / "run" / "log.jsonl").read_text().splitlines()) == 2
 
 
@@ -79,6 +79,23 @@ def test_generated_folder_can_be_evaluated(tmp_path: Path) -> None:
     done = command("evaluate", tmp_path / "set", "--tta", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert "untouched trimaps" in done.stdout
+    again = command("generate", tmp_path / "set", "--count", 1, "--size", 40)
+    assert again.exit_code == 1
+    assert "set/image: already holds pictures" in again.stderr
+    for path in (tmp_path / "set" / "alpha").iterdir():
+        path.write_bytes(b"broken")
+    none = command("evaluate", tmp_path / "set", "--on-error", "skip")
+    assert none.exit_code == 1
+    assert "broken one" in none.stderr.splitlines()[0]
+    assert none.stderr.splitlines()[-1].endswith("set: no picture could be read")
+
+
+def test_output_is_tried_before_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyindexnet.matting.evaluation.evaluate_items", None)
+    (tmp_path / "metrics.csv").mkdir()
+    done = command("evaluate", "procedural", "--count", 1, "--size", 32, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "metrics.csv: must be a file, is a folder" in done.stderr
 
 
 def test_generate_writes_a_sheet(tmp_path: Path) -> None:

@@ -19,6 +19,19 @@ from pyindexnet.testing.parity import error, tolerance
 
 #: Tables of hooks of nn.Module: a fused module does not call the layers that they hang on.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+#: Tables of hooks that run when weights are saved and loaded; those of the layers go on running.
+STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+#: Methods of nn.Module beside its forward; a fused module has PyTorch's own.
+METHODS = (
+    "train",
+    "state_dict",
+    "load_state_dict",
+    "_load_from_state_dict",
+    "_save_to_state_dict",
+    "_apply",
+    "get_extra_state",
+    "set_extra_state",
+)
 
 
 def accelerate(module: nn.Module) -> Report:
@@ -33,7 +46,8 @@ def accelerate(module: nn.Module) -> Report:
 
     Structure only suggests. A module is replaced where the fused one gives the same outputs, gradients and batch-norm
     statistics as the original, to float64 rounding, on random inputs and weights, at even and odd sizes, in training and
-    evaluation mode; the report says so, and why another was left. The probe runs on copies, on the module's device.
+    evaluation mode; the report says so, and why another was left. The probe runs on copies, on the module's device. A module
+    with hooks, or whose class has its own way to change modes or to save, load and convert weights, is left.
 
     A fused module holds the very children, parameters and buffers of the original under the same names: optimizers, state dicts
     and weights that are loaded later go on working.
@@ -48,7 +62,8 @@ def accelerate(module: nn.Module) -> Report:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"accelerate: module must be a torch.nn.Module, got {type(module).__name__}")
-    known = published_network(module.state_dict())
+    # extra state may be anything
+    known = published_network({key: t for key, t in module.state_dict().items() if isinstance(t, Tensor)})
     report = Report(module, network=None if known is None else known[0])
     decided: dict[nn.Module, FusedModule | None] = {}
     fused = _visit(module, "", report, decided)
@@ -110,8 +125,7 @@ def _decide(module: nn.Module, name: str, report: Report) -> FusedModule | None:
         if decide is None:
             continue
         try:
-            if any(getattr(m, table) for m in module.modules() for table in HOOKS):
-                raise ProbeError("it or a layer of it has hooks, which the fused module would not run")
+            _check_forward_alone(module)
             probe = probe or Probe(module)
             build, difference = decide(probe)
         except NotThisKind:
@@ -123,6 +137,18 @@ def _decide(module: nn.Module, name: str, report: Report) -> FusedModule | None:
             return build(module)
     report.entries += left
     return None
+
+
+def _check_forward_alone(module: nn.Module) -> None:
+    """Raise ProbeError where a fused module, which takes over the forward pass, would lose something else."""
+    if any(getattr(m, table) for m in module.modules() for table in HOOKS):
+        raise ProbeError("it or a layer of it has hooks, which the fused module would not run")
+    if any(getattr(module, table, None) for table in STATE_HOOKS):
+        raise ProbeError("it has hooks on its state dict, which the fused module would not run")
+    for method in METHODS:
+        owner = next(cls for cls in type(module).__mro__ if method in vars(cls))
+        if method in vars(module) or owner.__module__.partition(".")[0] != "torch":
+            raise ProbeError(f"it has a {method} of its own, which the fused module would not call")
 
 
 def _compare(network: nn.Module, rebuilt: nn.Module, inputs: Sequence[Tensor]) -> None:

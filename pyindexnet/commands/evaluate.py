@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -54,7 +56,7 @@ def evaluate(
 
     tune_allocator()
     warned: list[str] = []
-    with _console.input_errors(), _console.collect_warnings(warned):
+    with _console.input_errors(), _warnings_at_error(warned), _console.collect_warnings(warned):
         from pyindexnet.matting import evaluation
         from pyindexnet.matting.data.compose import Item
         from pyindexnet.matting.procedural import ProceduralMatting
@@ -78,14 +80,16 @@ def evaluate(
         if tta:
             predict = evaluation.augmented(predict)
         if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
+            _check_writable(output)
         rows = list(_console.progress(evaluation.evaluate_items(predict, items), "Evaluating"))
+        if not rows:
+            raise ValueError(f"{source}: no picture could be read")
         means = evaluation.mean_metrics(rows)
         gallery, worst = evaluation.worst_cases(rows, sort)
         if output is not None:
-            from pyindexnet.matting.images import write_pictures
+            from pyindexnet.matting.images import write_files, write_pictures
 
-            (output / "metrics.csv").write_text(evaluation.metrics_csv(rows), encoding="utf-8")
+            write_files({output / "metrics.csv": evaluation.metrics_csv(rows).encode()})
             write_pictures({output / "worst.png": gallery})
     table = Table(title=f"{len(rows)} pictures, {'untouched trimaps' if weights is None else weights}")
     table.add_column("picture")
@@ -96,3 +100,26 @@ def evaluate(
         table.add_row("mean of all" if row is None else row.name, *(f"{values[name]:.5f}" for name in evaluation.METRICS))
     _console.table_console().print(table)
     _console.print_warnings(warned)
+
+
+@contextmanager
+def _warnings_at_error(texts: list[str]) -> Iterator[None]:
+    """Print the warnings that were collected inside when an exception ends it: they may say why."""
+    try:
+        yield
+    except Exception:
+        _console.print_warnings(texts)
+        raise
+
+
+def _check_writable(output: Path) -> None:
+    """Make the folder and see that files can be written to it, before the hours that an evaluation may take."""
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise OSError(f"{output}: cannot be written: {error.strerror}") from error
+    for name in ("metrics.csv", "worst.png"):
+        if (output / name).is_dir():
+            raise ValueError(f"{output / name}: must be a file, is a folder")

@@ -31,7 +31,7 @@ def generate(
 ) -> None:
     """Write items of the procedural matting generator: pictures with exact alpha, made from a seed."""
     with _console.input_errors():
-        from pyindexnet.matting.images import write_pictures
+        from pyindexnet.matting.images import READABLE, write_pictures
         from pyindexnet.matting.procedural import ProceduralMatting, as_picture, sample_sheet
 
         data = ProceduralMatting(
@@ -48,6 +48,9 @@ def generate(
             write_pictures({output: sample_sheet(list(items), columns=min(count, 4), side=side)})
         else:
             folders = {key: output / key for key in ("image", "trimap", "alpha", "foreground", "background")}
+            for folder in (output, *folders.values()):
+                if folder.is_dir() and any(path.suffix.lower() in READABLE for path in folder.iterdir()):
+                    raise ValueError(f"{folder}: already holds pictures; choose another folder")
             for folder in folders.values():
                 folder.mkdir(parents=True, exist_ok=True)
             for item in _console.progress(data, "Generating"):

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pyindexnet import _console
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from pyindexnet.matting.batch import Job
+    from pyindexnet.matting.batch import Failure, Job
     from pyindexnet.matting.tiling import Tiling
 
 #: A difference between tiles that shows in 8 bits.
@@ -35,19 +37,36 @@ def make_tiling(max_memory: str | None, overlap: int | None) -> Tiling | None:
     return Tiling(parse_size(max_memory), overlap=overlap)
 
 
-def print_plans(jobs: Sequence[Job], network: nn.Module, tiling: Tiling | None) -> None:
-    """One line for each image: what it would take, and its tiles.
-
-    Raises:
-        ValueError, OSError: an image cannot be read, or does not fit.
-    """
-    from pyindexnet.matting.images import read_picture
+def print_plans(jobs: Sequence[Job], network: nn.Module, tiling: Tiling | None, warned: list[str]) -> list[Failure]:
+    """One line for each image: what it would take, and its tiles; returns those that would fail, and adds to the warnings."""
+    from pyindexnet.matting.batch import Failure
     from pyindexnet.matting.inference import memory_plan
 
+    failures: list[Failure] = []
     for job in jobs:
-        size = read_picture(job.image).size
-        plan = memory_plan(network, size, tiling=tiling)
-        typer.echo(f"{job.image}: {size[1]} x {size[0]}: {plan}")
+        try:
+            with _console.collect_warnings(warned):
+                height, width = _read(job)
+            plan = memory_plan(network, (height, width), tiling=tiling)
+        except Exception as error:
+            reason = _console.input_error(error)
+            if reason is None:
+                raise
+            failures.append(Failure(job.image, reason))
+        else:
+            typer.echo(f"{job.image}: {width} x {height}: {plan}")
+    return failures
+
+
+def _read(job: Job) -> tuple[int, int]:
+    """Height and width of an image; both files are read as they would be for matting, with the same errors and warnings."""
+    from pyindexnet.matting.images import read_picture
+    from pyindexnet.matting.trimaps import fit_trimap, quantize_trimap
+
+    image, drawn = read_picture(job.image), read_picture(job.trimap)
+    image.rgb()
+    quantize_trimap(fit_trimap(drawn, image, name=str(job.trimap)), lossy=drawn.lossy, name=str(job.trimap))
+    return image.size
 
 
 def tile_lines(image: Path, tiling: Tiling | None) -> list[str]:

@@ -102,6 +102,8 @@ def trimap_baseline(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
 def augmented(predict: Predict) -> Predict:
     """Mean prediction over 3 scales and the 8 orientations of a square: test-time augmentation, at 25 times the cost.
 
+    Scaled down, a pixel is unknown where any of it was. A scale that leaves no pixel unknown, or none known, is left out.
+
     Args:
         predict: as for :func:`evaluate_items`.
     Returns:
@@ -110,22 +112,34 @@ def augmented(predict: Predict) -> Predict:
 
     def mean(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
         height, width = trimap.shape
-        total = np.zeros((height, width), np.float64)
+        total, count = np.zeros((height, width), np.float64), 0
         for scale in SCALES:
             size = max(1, round(width * scale)), max(1, round(height * scale))
             interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
             scaled = np.clip(cv2.resize(image, size, interpolation=interpolation), 0, 1) if scale != 1 else image
-            levels = cv2.resize(trimap, size, interpolation=cv2.INTER_NEAREST)
+            levels = _scaled_trimap(trimap, size) if scale != 1 else trimap
+            if levels is None:
+                continue
             for orientation in range(ORIENTATIONS):
                 turned = predict(orient(scaled, orientation), orient(levels, orientation))
                 alpha = orient_back(turned, orientation)
+                count += 1
                 total += alpha if scale == 1 else cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC)
-        alpha = np.clip(total / (len(SCALES) * ORIENTATIONS), 0, 1).astype(np.float32)
+        alpha = np.clip(total / count, 0, 1).astype(np.float32)
         alpha[trimap == BACKGROUND] = 0
         alpha[trimap == FOREGROUND] = 1
         return alpha
 
     return mean
+
+
+def _scaled_trimap(trimap: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Resized to (width, height), thin unknown bands kept; None where all is known or all unknown, which networks refuse."""
+    levels = cv2.resize(trimap, size, interpolation=cv2.INTER_NEAREST)
+    if size < (trimap.shape[1], trimap.shape[0]):
+        levels[cv2.resize((trimap == UNKNOWN).astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0] = UNKNOWN
+    unknown = levels == UNKNOWN
+    return None if unknown.all() or not unknown.any() else levels
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:

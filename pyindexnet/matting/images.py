@@ -202,10 +202,18 @@ def write_pictures(pictures: Mapping[Path, np.ndarray]) -> None:
         ValueError: a suffix that cannot be written, or 16 bits for JPEG.
         OSError: a folder is missing or cannot be written to.
     """
-    encoded = {path: _encode(path, pixels) for path, pixels in pictures.items()}
+    write_files({path: _encode(path, pixels) for path, pixels in pictures.items()})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write all files or none, as :func:`write_pictures`, whatever they hold.
+
+    Raises:
+        OSError: a folder is missing or cannot be written to.
+    """
     temporary: dict[Path, Path] = {}
     try:
-        for path, data in encoded.items():
+        for path, data in contents.items():
             partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             with open(partial, "xb") as file:
                 temporary[path] = partial

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def format_size(size: float) -> str:
-    """``5.9 GiB``, ``310 MiB``."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+def format_size(size: float, rounding: Callable[[float], int] = round) -> str:
+    """``5.9 GiB``, ``310 MiB``; ``rounding`` is of the last digit shown."""
+    return f"{rounding(size / 2**30 * 10) / 10:.1f} GiB" if size >= 2**30 else f"{rounding(size / 2**20)} MiB"

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 class TilingError(ValueError):
@@ -69,6 +71,7 @@ class WholeImage(TorchFunctionMode):
         self._count = 0
         self._next = 0
         self._like: torch.dtype = torch.float32
+        self._global: Any = WeakIdKeyDictionary()
 
     def start(self, tile: Tile) -> None:
         """The network is about to run on this tile."""
@@ -87,7 +90,7 @@ class WholeImage(TorchFunctionMode):
         if func in (Tensor.mean, torch.mean) and _over_space(args[0], args[1:], kwargs):
             keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
             mean = self._mean(args[0])
-            return mean if keep else mean.flatten(1)
+            return mean if keep else self._mark(mean.flatten(1))
         if func is F.adaptive_avg_pool2d:
             wanted = kwargs.get("output_size", args[1] if len(args) > 1 else None)
             if wanted not in (1, (1, 1), [1, 1]):
@@ -99,16 +102,31 @@ class WholeImage(TorchFunctionMode):
             if size is None:
                 raise TilingError("the network interpolates with aligned corners by a factor, which tiles do not give")
             return self._interpolate(x, tuple(size))
-        return func(*args, **kwargs)
+        returned = func(*args, **kwargs)
+        if len(self._global) and isinstance(returned, Tensor) and self._is_global(tree_leaves((args, kwargs))):
+            self._mark(returned)
+        return returned
+
+    def _mark(self, x: Tensor) -> Tensor:
+        """Remember that ``x`` tells of the whole image."""
+        self._global[x] = True
+        return x
+
+    def _is_global(self, inputs: list[Any]) -> bool:
+        """Whether what is made of these tells of the whole image alone: a mean is among them and no map of the tile."""
+        tensors = [t for t in inputs if isinstance(t, Tensor)]
+        batch = {t.shape[0] for t in tensors if t in self._global}
+        return bool(batch) and all(t in self._global for t in tensors if t.dim() == 4 and t.shape[0] in batch)
 
     def _mean(self, x: Tensor) -> Tensor:
-        if x.shape[2:] == (1, 1):
+        # one pixel of a tile may be a stride of the network as well as the whole map
+        if x.shape[2:] == (1, 1) and (self._tile.shape == self.size or x in self._global):
             return x
         if self.blank:
             return x.new_zeros(*x.shape[:2], 1, 1)
         self._next += 1
         if self._next <= len(self._means):
-            return self._means[self._next - 1]
+            return self._mark(self._means[self._next - 1])
         rows, columns = self._core(x)
         part = x[:, :, rows, columns].sum((2, 3), keepdim=True, dtype=torch.float64)
         self._sum = part if self._sum is None else self._sum + part

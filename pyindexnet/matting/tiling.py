@@ -9,6 +9,7 @@ image and the like are those of the image (:mod:`pyindexnet.matting.tile_operati
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -138,10 +139,10 @@ class Tiling:
             shape = _best_shape(size, overlap, multiple, budget / density)
             if shape is None:
                 smallest = _smallest_shape(size, overlap, multiple)
-                least = format_size(expected(smallest) + held)
+                least = format_size(expected(smallest) + held, math.ceil)
                 raise TilingError(
                     f"max_memory must be at least {least} for tiles with an overlap of {overlap[1]} x {overlap[0]} pixels, "
-                    f"got {format_size(self.max_memory)}"
+                    f"got {format_size(self.max_memory, math.floor)}"
                 )
             taken = expected(shape)
             if taken <= budget:

@@ -130,7 +130,7 @@ class A2UMatting(nn.Module):
         rank: d of the affinity.
         kernel_size: side of the upsampling kernels, 1, 3, 5 or 7; downsampling kernels have twice that.
         encoder_kernel_size: side of the encodings' kernels, 1 to 14: 5 as in the paper, 6 as released.
-        groups: sets of channels with kernels of their own.
+        groups: sets of channels with kernels of their own; divides 64 ``width``.
         normalization: of the upsampling kernels, one of NORMALIZATIONS.
         group_layout: ``"position_major"``: what released weights of several groups need, see :class:`AffinityUpsample`.
         norm: ``"inplace_abn"``: in-place activated batch norm, gamma = abs(weight) + eps, as every published version has it;
@@ -187,6 +187,9 @@ class A2UMatting(nn.Module):
         def scaled(channels: int) -> int:
             return int(channels * width)
 
+        channels = [scaled(c) for c in CHANNELS]
+        if upsample == "a2u" and (not isinstance(groups, int) or groups < 1 or any(c % groups for c in channels)):
+            raise ValueError(f"{name}: groups must divide the channels of the maps {tuple(channels)}, got {groups!r}")
         affinity = partial(
             AffinityUpDown if downsample else AffinityUpsample,
             variant=variant,
@@ -203,7 +206,6 @@ class A2UMatting(nn.Module):
         )
         upsampling = affinity if upsample == "a2u" else partial(Upsampling, kind=upsample)
         self.paired = downsample and upsample == "a2u"
-        channels = [scaled(c) for c in CHANNELS]
         #: at full, half, quarter and eighth size; the encoder's blocks hold the last two where downsampling is paired
         resampling = [upsampling(c) for c in channels]
 

@@ -107,11 +107,14 @@ class AffinityUpsample(nn.Module):
         require_one_of(name, "encoder_kernel_size", encoder_kernel_size, ENCODER_KERNEL_SIZES)
         require_one_of(name, "normalization", normalization, NORMALIZATIONS)
         require_one_of(name, "group_layout", group_layout, GROUP_LAYOUTS)
+        for option, value in (("groups", groups), ("norm_groups", norm_groups)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: {option} must be a whole number from 1, got {value!r}")
         if normalize and channels % norm_groups:
             raise ValueError(f"{name}: channels must be a multiple of norm_groups ({norm_groups}), got {channels}")
         positions = SCALE**2 if position_wise else 1
-        if not 1 <= rank <= MAX_RANK // positions:
-            raise ValueError(f"{name}: rank must be from 1 to {MAX_RANK // positions}, got {rank}")
+        if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK // positions:
+            raise ValueError(f"{name}: rank must be a whole number from 1 to {MAX_RANK // positions}, got {rank!r}")
         self.channels = channels
         self.variant = variant
         self.position_wise = position_wise
@@ -164,6 +167,8 @@ class AffinityUpsample(nn.Module):
 
     def kernels(self, guide: Tensor) -> AffinityKernels:
         """The factors of the kernels that a guide (N, C, H, W) gives; h = ceil(H / 2), w = ceil(W / 2)."""
+        if guide.dim() != 4 or guide.shape[1] != self.channels:
+            raise ValueError(f"{type(self).__name__}: guide must be (N, {self.channels}, H, W), got {tuple(guide.shape)}")
         size = self.encoder_kernel_size if self.encode is not None else 0
         means = None if self.variant == "static" else _cell_means(guide, size)
         if self.encode is not None:

@@ -8,17 +8,19 @@ predicts a kernel for every output pixel; pixel shuffle, softmax and reassembly 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.ops.dynamic_downsample import dynamic_downsample
 from pyindexnet.ops.dynamic_upsample import dynamic_upsample
 
 #: Of the initial weights of a convolution that predicts kernels.
 KERNEL_STD = 0.001
+SCALES = range(1, 5)
 
 
 def init_prediction(conv: nn.Conv2d, kernels: Tensor | None = None) -> None:
@@ -32,6 +34,8 @@ def init_prediction(conv: nn.Conv2d, kernels: Tensor | None = None) -> None:
 class _Predictor(nn.Module):
     """The layers before the reassembly, ``compress`` and ``predict``; arguments as documented below."""
 
+    #: Sides of the window.
+    kernel_sizes: Iterable[int]
     #: Whether it predicts one kernel for each scale x scale pixels, else as many for each.
     reduces: bool
 
@@ -48,6 +52,14 @@ class _Predictor(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        require_one_of(name, "scale", scale, SCALES)
+        require_one_of(name, "kernel_size", kernel_size, self.kernel_sizes)
+        if not isinstance(groups, int) or groups < 1 or channels % groups:
+            raise ValueError(f"{name}: groups must be a whole number from 1 that divides channels ({channels}), got {groups!r}")
+        if compressed_channels is not None and compressed_channels < 1:
+            raise ValueError(f"{name}: compressed_channels must be at least 1 or None, got {compressed_channels}")
+        if encoder_dilation < 1:
+            raise ValueError(f"{name}: encoder_dilation must be at least 1, got {encoder_dilation}")
         if encoder_kernel_size < 1 or encoder_kernel_size % 2 == 0:
             raise ValueError(f"{name}: encoder_kernel_size must be an odd number from 1, got {encoder_kernel_size}")
         self.scale = scale
@@ -92,6 +104,7 @@ class CARAFE(_Predictor):
         ValueError: a value that is not allowed.
     """
 
+    kernel_sizes = (1, 3, 5, 7)
     reduces = False
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
@@ -119,6 +132,7 @@ class CARAFEDownsample(_Predictor):
         ValueError: a value that is not allowed.
     """
 
+    kernel_sizes = range(1, 15)
     reduces = True
 
     def forward(self, x: Tensor) -> Tensor:

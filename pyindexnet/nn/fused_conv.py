@@ -61,7 +61,8 @@ class FusedConv(nn.Module):
             raise ValueError(
                 f"FusedConv: padding of conv must be a number of zeros, got {conv.padding} of {conv.padding_mode!r}"
             )
-        weight, bias = folded(conv, norm)
+        with torch.inference_mode(False), torch.no_grad():  # ordinary tensors count their changes, see _prepared
+            weight, bias = folded(conv, norm)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.stride, self.padding = cast("tuple[int, int]", conv.stride), conv.padding
@@ -80,7 +81,7 @@ class FusedConv(nn.Module):
             and type(self.act) in _BOUNDS
             and self.weight.shape[0] * self.weight.shape[1] <= _MOST_WEIGHTS
         )
-        self._kept: tuple[tuple[Any, ...], Any] | None = None
+        self._kept: tuple[tuple[Any, ...], Any, list[Tensor]] | None = None
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
@@ -128,15 +129,35 @@ class FusedConv(nn.Module):
         return self._prepared("packed", x.shape, lambda: reorder(self.weight, *geometry, list(x.shape)))
 
     def _prepared(self, form: str, shape: torch.Size | None, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes of the weights for inputs of this shape; the last one is kept until the weights change."""
-        weight = self.weight
-        version = 0 if weight.is_inference() else weight._version  # inference tensors count none
-        key = (form, shape, weight.dtype, weight.data_ptr(), version)
+        """What ``make`` makes of the weights for inputs of this shape; the last one is kept until the weights change.
+
+        What is written through ``weight.data`` is not counted as a change.
+        """
+        sources = [t for t in (self.weight, self.bias) if t is not None]
+        if any(t.is_inference() for t in sources):  # these count no changes
+            self._kept = None
+            with torch.no_grad():
+                return make()
+        key = (form, shape, *((t.dtype, t.data_ptr(), t._version) for t in sources))
         kept = self._kept
         if kept is None or kept[0] != key:
             with torch.no_grad():
-                self._kept = kept = (key, make())
+                # the sources too: as long as they live, nothing else has their address
+                self._kept = kept = (key, make(), [t.detach() for t in sources])
         return kept[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedConv:
+        with torch.inference_mode(False), torch.no_grad():  # converted in inference mode too, weights stay ordinary tensors
+            super()._apply(fn, recurse)
+            for name, parameter in list(self._parameters.items()):
+                if parameter is not None and parameter.is_inference():
+                    self._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        self._kept = None
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._kept = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # oneDNN's tensors cannot be copied

@@ -253,7 +253,8 @@ def convert_inplace_abn(
 ) -> nn.Module:
     """Give every convolution unit with Leaky ReLU or no activation an :class:`InPlaceABN`, with its weights; returns ``model``.
 
-    State-dict keys stay, and with ``weight_form="raw"`` the function that the model computes does.
+    State-dict keys stay, and with ``weight_form="raw"`` the function that the model computes does, but for units with Leaky
+    ReLU that are called with a residual: their activation moves before the sum. No model of this package calls them so.
 
     Args:
         model: changed; its :class:`~pyindexnet.nn.conv.ConvBNAct` modules with another activation stay as they are.
@@ -281,7 +282,8 @@ def convert_inplace_abn(
 def revert_inplace_abn(model: nn.Module) -> nn.Module:
     """Inverse of :func:`convert_inplace_abn`, for what knows batch norms alone; the function that the model computes stays.
 
-    A batch norm's weight is the gamma of the module that it replaces. Returns ``model``, changed.
+    But for units with Leaky ReLU that are called with a residual: their activation moves behind the sum. A batch norm's weight
+    is the gamma of the module that it replaces. Returns ``model``, changed.
     """
     for unit in model.modules():
         if isinstance(unit, ConvBNAct) and isinstance(unit.bn, InPlaceABN):
@@ -295,9 +297,11 @@ def revert_inplace_abn(model: nn.Module) -> nn.Module:
 
 
 def _replace(unit: ConvBNAct, norm: nn.Module, act: nn.Module) -> None:
-    """Exchange norm and activation; parameters and buffers are taken over."""
+    """Exchange norm and activation; values of parameters and buffers are taken over, and which need gradients."""
     old = unit.bn
     norm.to(cast(Tensor, old.weight))
     norm.load_state_dict(old.state_dict())
+    for name, parameter in norm.named_parameters():
+        parameter.requires_grad_(old.get_parameter(name).requires_grad)
     unit.register_module("bn", norm.train(old.training))
     unit.act = act

@@ -220,17 +220,64 @@ class Scaled(like.Fusion):
         return 1.001 * super().forward(low, high, context)
 
 
+class Frozen(like.Involution):
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+class Renamed(like.Involution):
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class Versioned(like.Involution):
+    def get_extra_state(self) -> int:
+        return 1
+
+    def set_extra_state(self, state: int) -> None:
+        pass
+
+
+def frozen_by_hand() -> nn.Module:
+    module = like.Involution(8, k=3)
+    module.train = lambda mode=True: module
+    return module
+
+
+def loading_hook() -> nn.Module:
+    module = like.Involution(8, k=3)
+    module.register_load_state_dict_pre_hook(lambda *_: None)
+    return module
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
         (functools.partial(like.HardDepthwise, 6, family="m2o"), "its output 0 differs by"),
         (functools.partial(like.CARAFEPack, 8, 2, up_kernel=9), "kernel side must be one of 3, 5, 7, got 9"),
         (hooked, "has hooks"),
+        (loading_hook, "has hooks on its state dict"),
+        (functools.partial(Frozen, 8, k=3), "has a train of its own"),
+        (frozen_by_hand, "has a train of its own"),
+        (functools.partial(Renamed, 8, k=3), "has a _load_from_state_dict of its own"),
+        (functools.partial(Versioned, 8, k=3), "has a get_extra_state of its own"),
         (functools.partial(MaskedWithMax, 6, 4, 5), "its output 0 differs by"),
         (functools.partial(DetachedKernels, 8, k=3), "its gradient of input 0 differs by"),
         (functools.partial(Scaled, 8, 5, 16, 6, 7), "its output 0 differs by"),
     ],
-    ids=["normalisation", "kernel_size", "hooks", "max_pooling", "gradient", "scale"],
+    ids=[
+        "normalisation",
+        "kernel_size",
+        "hooks",
+        "state_hooks",
+        "train",
+        "train_by_hand",
+        "loading",
+        "extra_state",
+        "max_pooling",
+        "gradient",
+        "scale",
+    ],
 )
 def test_another_function_is_left(build, reason: str) -> None:
     module = build()

@@ -68,6 +68,39 @@ def test_augmentation_at_scale_one_is_exact(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(alpha, image[:, :, 0])
 
 
+@pytest.mark.parametrize("at", [(3, 3), (2, 5), (0, 0)])
+def test_augmentation_keeps_single_unknown_pixels(at: tuple[int, int]) -> None:
+    sizes = set()
+
+    def halves(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
+        assert (trimap == 128).any()
+        sizes.add(trimap.shape)
+        return np.full(trimap.shape, 0.5, np.float32)
+
+    trimap = np.zeros((8, 8), np.uint8)
+    trimap[at] = 128
+    alpha = evaluation.augmented(halves)(np.zeros((8, 8, 3), np.float32), trimap)
+    assert sizes == {(6, 6), (8, 8), (10, 10)}
+    assert alpha[at] == 0.5
+    assert alpha.sum() == 0.5
+
+
+def test_augmentation_leaves_out_scales_without_known_pixels() -> None:
+    sizes = set()
+
+    def halves(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
+        assert (trimap != 128).any()
+        sizes.add(trimap.shape)
+        return np.full(trimap.shape, 0.5, np.float32)
+
+    trimap = np.full((3, 3), 128, np.uint8)
+    trimap[0, 0] = 255
+    alpha = evaluation.augmented(halves)(np.zeros((3, 3, 3), np.float32), trimap)
+    assert sizes == {(3, 3), (4, 4)}  # of 2 x 2, none is known as a whole
+    assert alpha[0, 0] == 1
+    assert (alpha == 0.5).sum() == 8
+
+
 def test_rows_measure_the_prediction() -> None:
     right = list(evaluation.evaluate_items(truth, ITEMS))
     assert [row.name for row in right] == [item["name"] for item in ITEMS]

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from pyindexnet.matting import predict_alpha
 from pyindexnet.matting.inference import MEMORY_FORMAT, SIZE_RULE, memory_plan
 from pyindexnet.matting.memory import format_size, parse_size, peak_bytes
-from pyindexnet.matting.tile_operations import TilingError, WholeImage
+from pyindexnet.matting.tile_operations import MeanWanted, Tile, TilingError, WholeImage
 from pyindexnet.matting.tiling import Tiling, make_tiles, receptive_field, run_tiles
 from pyindexnet.models import create_model
 from pyindexnet.testing.parity import tolerance
@@ -218,6 +220,33 @@ def test_plan_errors() -> None:
         Tiling(0)
     with pytest.raises(ValueError, match="^Tiling: overlap must be at least 0 pixels, got -1$"):
         Tiling(1, overlap=-1)
+
+
+def test_a_minimum_is_rounded_up_and_what_is_less_down() -> None:
+    assert [format_size(1.24 * 2**30, how) for how in (round, math.ceil, math.floor)] == ["1.2 GiB", "1.3 GiB", "1.2 GiB"]
+    assert [format_size(310.5 * 2**20, how) for how in (math.ceil, math.floor)] == ["311 MiB", "310 MiB"]
+    model = Small(dilation=9)
+    with pytest.raises(TilingError) as refused:
+        memory_plan(model, (400, 600), tiling=Tiling(2**20))
+    least = parse_size(re.search("at least (.*) for", str(refused.value))[1])
+    assert len(memory_plan(model, (400, 600), tiling=Tiling(least)).tiles) > 1
+
+
+def test_one_pixel_of_a_tile_is_not_the_mean_of_the_image() -> None:
+    one = torch.full((1, 2, 1, 1), 3.0)
+    with WholeImage((8, 8)) as whole:
+        assert torch.equal(one.mean((2, 3), keepdim=True), one)
+        for columns in ((0, 4), (4, 8)):
+            whole.start(Tile((0, 8), columns, (0, 8), columns))
+            with pytest.raises(MeanWanted):
+                torch.full((1, 2, 1, 1), float(columns[0])).mean((2, 3), keepdim=True)
+        whole.finish_pass()
+        whole.start(Tile((0, 8), (0, 4), (0, 8), (0, 4)))
+        mean = one.mean((2, 3), keepdim=True)
+        assert torch.equal(mean, torch.full((1, 2, 1, 1), 2.0))
+        assert torch.equal((2 * mean).mean((2, 3)), torch.full((1, 2), 4.0))  # of what is the whole map, no other pass
+        with pytest.raises(MeanWanted):
+            (one * mean).mean((2, 3))
 
 
 @pytest.mark.parametrize(("text", "size"), [("6GiB", 6 * 2**30), ("512M", 2**29), (" 1.5 g ", 3 * 2**29), ("1000000", 10**6)])

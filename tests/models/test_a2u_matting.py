@@ -293,6 +293,8 @@ def test_matte_pads_by_reflection() -> None:
         ({"shared": 2}, "shared must be one of False, True, got 2"),
         ({"width": 0.01}, "width must be a multiple of 1/32, got 0.01"),
         ({"width": 0}, "width must be a multiple of 1/32, got 0"),
+        ({"width": 0.125, "groups": 3}, r"groups must divide the channels of the maps \(8, 8, 16, 32\), got 3"),
+        ({"width": 0.125, "groups": 0}, r"groups must divide the channels of the maps \(8, 8, 16, 32\), got 0"),
     ],
     ids=str,
 )

@@ -191,8 +191,12 @@ def test_parameters_as_printed(variant: str, shared: bool) -> None:
         ({"normalization": "relu"}, "normalization must be one of 'none', .*, got 'relu'"),
         ({"group_layout": "mixed"}, "group_layout must be one of 'group_major', 'position_major', got 'mixed'"),
         ({"normalize": True}, r"channels must be a multiple of norm_groups \(32\), got 48"),
-        ({"rank": 17}, "rank must be from 1 to 16, got 17"),
-        ({"rank": 5, "position_wise": True}, "rank must be from 1 to 4, got 5"),
+        ({"rank": 17}, "rank must be a whole number from 1 to 16, got 17"),
+        ({"rank": 5, "position_wise": True}, "rank must be a whole number from 1 to 4, got 5"),
+        ({"rank": 1.5}, "rank must be a whole number from 1 to 16, got 1.5"),
+        ({"groups": 0}, "groups must be a whole number from 1, got 0"),
+        ({"groups": 2.0}, "groups must be a whole number from 1, got 2.0"),
+        ({"normalize": True, "norm_groups": 0}, "norm_groups must be a whole number from 1, got 0"),
     ],
     ids=str,
 )
@@ -213,3 +217,9 @@ def test_normalised_encodings_under_autocast() -> None:
             found = module.float().kernels(guide).a
     assert found.dtype == torch.float16
     assert (found - exact).abs().max() < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize("size", [(1, 5, 6, 6), (6, 6, 6)], ids=str)
+def test_bad_guide(size: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"AffinityUpDown: guide must be \(N, 6, H, W\), got"):
+        AffinityUpDown(6).kernels(torch.zeros(size))

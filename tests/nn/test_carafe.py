@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,3 +96,27 @@ def test_starts_from_the_mean_of_the_window() -> None:
 def test_even_encoder(module: type[CARAFE | CARAFEDownsample]) -> None:
     with pytest.raises(ValueError, match=f"{module.__name__}: encoder_kernel_size must be an odd number from 1, got 4"):
         module(8, encoder_kernel_size=4)
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 5}, "scale must be one of 1, 2, 3, 4, got 5"),
+        ({"kernel_size": 15}, "kernel_size must be one of 1, .*, got 15"),
+        ({"groups": 3}, r"groups must be a whole number from 1 that divides channels \(8\), got 3"),
+        ({"groups": 0}, r"groups must be a whole number from 1 that divides channels \(8\), got 0"),
+        ({"compressed_channels": 0}, "compressed_channels must be at least 1 or None, got 0"),
+        ({"encoder_dilation": 0}, "encoder_dilation must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(module: type[CARAFE | CARAFEDownsample], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"{module.__name__}: {message}"):
+        module(8, **options)
+
+
+def test_even_windows_are_for_downsampling() -> None:
+    with pytest.raises(ValueError, match="CARAFE: kernel_size must be one of 1, 3, 5, 7, got 4"):
+        CARAFE(8, kernel_size=4)
+    assert CARAFEDownsample(8, kernel_size=4)(torch.zeros(1, 8, 6, 6)).shape == (1, 8, 3, 3)

@@ -115,3 +115,30 @@ def test_empty_batch() -> None:
 def test_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="FusedConv: padding of conv must be a number of zeros, got"):
         FusedConv(nn.Conv2d(2, 2, 3, **options))
+
+
+@pytest.mark.parametrize("geometry", ["point", "filtered"])
+def test_prepared_weights_follow_what_is_loaded_and_converted(geometry: str) -> None:
+    """Inference tensors count no changes: weights that became some, by a conversion or by assignment, are never stale."""
+    plain = unit(geometry, "relu")
+    x = torch.randn(1, GEOMETRIES[geometry][0], 17, 16)
+    with torch.inference_mode():
+        fused = FusedConv(plain.conv, plain.bn, plain.act).double().float()
+        assert not fused.weight.is_inference()
+        before = fused(x)
+        fused.weight.mul_(2)
+        fused.bias.mul_(2)
+        torch.testing.assert_close(fused(x), 2 * before)
+        fused.bias.add_(1e6)
+        assert fused(x).min() > 0
+        fused.load_state_dict({k: v.clone() for k, v in FusedConv(plain.conv, plain.bn).state_dict().items()}, assign=True)
+        assert fused.weight.is_inference()
+        for factor in (1, 3):
+            fused.weight.mul_(factor)
+            fused.bias.mul_(factor)
+            torch.testing.assert_close(fused(x), factor * before)
+        assert fused._kept is None
+        fused.float()
+        torch.testing.assert_close(fused(x), 3 * before)
+        assert not fused.weight.is_inference()
+        assert fused._kept is not None

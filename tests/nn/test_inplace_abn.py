@@ -245,6 +245,15 @@ def test_other_activations_stay() -> None:
     assert model[1].bn.negative_slope == 1
 
 
+def test_frozen_parameters_stay_frozen() -> None:
+    model = nn.Sequential(ConvBNAct(2, 3, 1, activation=None))
+    model[0].bn.weight.requires_grad_(False)
+    for convert in (convert_inplace_abn, revert_inplace_abn):
+        convert(model)
+        assert not model[0].bn.weight.requires_grad
+        assert model[0].bn.bias.requires_grad
+
+
 @pytest.mark.parametrize("weight_form", ["raw", "positive"])
 @pytest.mark.parametrize("slope", SLOPES)
 def test_revert(slope: float, weight_form: str) -> None:

@@ -48,7 +48,8 @@ class CompositionDataset(Dataset[Item]):
         recipe: a name of :data:`RECIPES`, or a :class:`Recipe`.
         seed: 0 or more.
         length: items in an epoch; None: one for each foreground.
-        on_error: at a missing or broken file: "stop" raises its error; "skip" warns once and draws another file for the item.
+        on_error: at a missing or broken file: "stop" raises its error; "skip" warns once and draws another file for the item,
+            50 times at most, then ValueError.
         cache_megabytes: decoded pictures that each worker keeps.
     Raises:
         ValueError: a list is empty, or an option is out of range.
@@ -119,7 +120,7 @@ class CompositionDataset(Dataset[Item]):
             except READ_ERRORS as error:
                 self._problems.report(error)
                 index, last = None, error
-        raise RuntimeError(f"CompositionDataset: {_MOST_DRAWS} files in turn could not be read, last: {last}") from last
+        raise ValueError(f"CompositionDataset: {_MOST_DRAWS} files in turn could not be read, last: {last}") from last
 
 
 class EvaluationDataset(Dataset[Item]):

@@ -3,8 +3,10 @@
 
 An operation is drawn once, with everything random in it, and then applied to one or several pictures. A linear operation on the
 composite is applied to foreground and background instead: their composite is what the operation makes of the old one (clipping
-apart), and alpha and both colours stay exact. Any other operation on the composite breaks the composition equation: the item
-says so, and a trainer that uses it must make a new alpha (the thesis: the network's own prediction for the picture before).
+apart), and alpha and both colours stay exact. Poisson noise counts as linear here and is not: it grows with the
+square root of the colour, so that where alpha is fractional the composite's noise is not quite that of a photograph; the
+composition equation still holds. Any other operation on the composite breaks that equation: the item says so, and a trainer
+that uses it must make a new alpha (the thesis: the network's own prediction for the picture before).
 """
 
 from __future__ import annotations

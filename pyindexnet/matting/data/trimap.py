@@ -65,10 +65,12 @@ def _near(seed: np.ndarray, radius: int) -> np.ndarray:
     for dx in range(radius + 1):
         by_reach.setdefault(math.isqrt(radius**2 - dx**2), []).append(dx)
     for reach in range(radius + 1):
-        if reach:
+        if 0 < reach < seed.shape[0]:
             columns[reach:] |= seed[:-reach]
             columns[:-reach] |= seed[reach:]
         for dx in by_reach.get(reach, ()):
+            if dx >= seed.shape[1]:
+                continue
             near[:, dx:] |= columns[:, : columns.shape[1] - dx]
             near[:, : near.shape[1] - dx] |= columns[:, dx:]
     return near

@@ -237,10 +237,11 @@ def check_config(values: dict[str, Any], label: str = "config") -> TrainingConfi
 
 
 def _problem(details: Any) -> str:
-    path = tuple(part for part in details["loc"] if part not in _SOURCES)
+    loc = details["loc"]
+    path = (*loc[:1], *loc[2:]) if loc[:1] == ("data",) and loc[1:2] and loc[1] in _SOURCES else loc
     where = ".".join(str(part) for part in path) or "config"
     if details["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(path[-1]), _keys(details["loc"][:-1]), n=1)
+        close = difflib.get_close_matches(str(path[-1]), _keys(loc[:-1]), n=1)
         return f"{where} is no known key" + (f" (did you mean {close[0]}?)" if close else "")
     message = details["msg"].removeprefix("Value error, ")
     got = "" if details["type"] in ("missing", "value_error") else f", got {details['input']!r}"
@@ -263,4 +264,7 @@ def _override(values: dict[str, Any], text: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ValueError(f"--set {key}: {section} holds a value, no keys")
-    values[last] = yaml.safe_load(value)
+    try:
+        values[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise ValueError(f"--set {text}: the value is not YAML: {error}") from error

@@ -118,7 +118,7 @@ def make_loader(source: Dataset[Item], sampler: StepSampler, *, workers: int, pi
 
 
 def _quiet_worker(_: int) -> None:
-    cv2.setNumThreads(1)  # the workers are the threads
+    cv2.setNumThreads(0)  # the workers are the threads; 1 would wait for those that a fork has lost
     torch.set_num_threads(1)
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fcntl
 import math
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pyindexnet.matting.data.files import READ_ERRORS
 from pyindexnet.matting.inference import MEMORY_FORMAT
 from pyindexnet.matting.training import checkpoints
 from pyindexnet.matting.training.config import MAY_CHANGE, TrainingConfig, check_config
@@ -37,8 +41,10 @@ from pyindexnet.matting.training.optimization import freeze_batch_norms, loss_te
 from pyindexnet.matting.training.processes import Processes, join_processes
 from pyindexnet.matting.training.validation import sample_mattes, validate
 from pyindexnet.models import load_checkpoint, save_checkpoint
+from pyindexnet.nn.inplace_abn import InPlaceABN
 
 WEIGHTS_NAME = "weights.safetensors"
+_LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,17 @@ def train(config: TrainingConfig, folder: Path, *, resume: bool = False, device:
     Returns:
         The last step and its loss.
     Raises:
-        ValueError: ``folder`` has checkpoints and ``resume`` is off, they are of another configuration, a value of the
-            configuration does not fit the model or the processes, or the loss is not finite. OSError: a file.
+        ValueError: another run is in ``folder``, it has checkpoints and ``resume`` is off, they are of another configuration,
+            a value of the configuration does not fit the model or the processes, a picture cannot be read, or the loss is not
+            finite. OSError: a file.
     """
-    with join_processes(device) as processes:
+    with join_processes(device) as processes, _locked(folder, processes):
         state = _prepare_folder(config, folder, resume, processes)
         start = 0 if state is None else state["step"]
         starts = processes.gather(torch.tensor([start], device=processes.device)).flatten().tolist()
         if len(set(starts)) > 1:
             raise ValueError(f"{folder}: must be the same folder for all processes, they go on from steps {starts}")
-        trainer = _Trainer(config, processes)
-        if state is not None:
-            trainer.load(state)
+        trainer = _Trainer(config, processes, state)
         source = make_source(config)
         sampler = StepSampler(
             len(source),
@@ -105,17 +110,17 @@ def train(config: TrainingConfig, folder: Path, *, resume: bool = False, device:
 class _Trainer:
     """Model, optimizer and scaler of one process, and what a step does with them."""
 
-    def __init__(self, config: TrainingConfig, processes: Processes) -> None:
+    def __init__(self, config: TrainingConfig, processes: Processes, state: dict[str, Any] | None) -> None:
         self.config, self.processes = config, processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(config.seed, 0))
             self.model: nn.Module = config.model.build()
-        if config.model.weights is not None:
+        if config.model.weights is not None and state is None:
             load_checkpoint(self.model, config.model.weights)
         if config.sync_batch_norm:
             if processes.device.type != "cuda":
                 raise ValueError("train: sync_batch_norm must be false on a CPU, got true")
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.model = _synchronized(self.model)
         freeze_batch_norms(self.model, config.freeze_batch_norm)
         self.model.to(processes.device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
         self.model.train()
@@ -126,6 +131,8 @@ class _Trainer:
         self.learning_rate = config.optimizer.lr
         self.terms: dict[str, float] = {}
         self.last_batch: Batch = {}
+        if state is not None:
+            self.load(state)
         self.parallel: nn.Module = self.model
         if processes.count > 1:
             self.parallel = DistributedDataParallel(self.model)
@@ -137,7 +144,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         rows = []
         for micro in range(config.accumulate):
-            batch = self._to_device(next(batches))
+            batch = self._to_device(_next_batch(batches))
             torch.manual_seed(mixed_seed(config.seed, 1, step, micro * self.processes.count + self.processes.rank))
             with self._gradients_shared(last=micro == config.accumulate - 1):
                 terms = self._terms(batch)
@@ -192,6 +199,46 @@ class _Trainer:
         self.scaler.load_state_dict(state["scaler"])
 
 
+def _next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next one; the error of a loader's worker says what it says without workers, its traceback is the cause."""
+    try:
+        return next(batches)
+    except READ_ERRORS as error:
+        name = re.escape(type(error).__name__)
+        own = re.findall(rf"^(?:\w+\.)*{name}: (.*)", str(error), re.MULTILINE) if "DataLoader worker" in str(error) else []
+        if not own:
+            raise
+        raise type(error)(own[-1]) from error
+
+
+def _synchronized(model: nn.Module) -> nn.Module:
+    """The model with batch norms that share their statistics among the processes."""
+    for module in model.modules():
+        if isinstance(module, InPlaceABN):
+            module.sync = True
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other runs out of the folder, also after a crash: the lock ends with the first process, its file stays."""
+    with contextlib.ExitStack() as stack:
+        held = True
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / _LOCK_NAME, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held = False
+            except OSError as error:  # a file system without locks
+                warnings.warn(f"{folder}: cannot be locked against a second run: {error.strerror}", stacklevel=2)
+        # from the first to all, so that none waits for one that has ended
+        if not processes.gather(torch.tensor([int(held)], device=processes.device)).all():
+            raise ValueError(f"train: another process trains in {folder}")
+        yield
+
+
 def _prepare_folder(config: TrainingConfig, folder: Path, resume: bool, processes: Processes) -> dict[str, Any] | None:
     """State of the newest checkpoint to go on from; None for a fresh run."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +269,8 @@ def _after_step(trainer: _Trainer, folder: Path, monitor: Monitor, done: int, lo
         monitor.scalars(done, {"loss": loss, "lr": trainer.learning_rate, **trainer.terms})
     if config.validation.every and (done % config.validation.every == 0 or last):
         monitor.scalars(done, {f"test_{name}": value for name, value in validate(trainer.model, config).items()})
-        monitor.mattes(done, sample_mattes(trainer.model, trainer.last_batch, config.log.mattes))
+        if config.log.tensorboard:
+            monitor.mattes(done, sample_mattes(trainer.model, trainer.last_batch, config.log.mattes))
     if done % config.checkpoints.every == 0 or last:
         checkpoints.save_state(folder, done, trainer.state(), config.checkpoints.keep)
 

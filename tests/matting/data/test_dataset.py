@@ -157,7 +157,7 @@ def test_nothing_readable(folder: Path) -> None:
     plain = dataset(folder, on_error="skip")
     for path in (folder / "bg").iterdir():
         path.write_text("no picture")
-    with pytest.warns(UserWarning, match="skipped"), pytest.raises(RuntimeError, match="50 files in turn .* not a picture"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match="50 files in turn .* not a picture"):
         plain[0]
 
 

@@ -76,3 +76,18 @@ def test_errors() -> None:
         draw_trimap(alpha, 1, -1)
     with pytest.raises(ValueError, match="^draw_trimap: method must be one of 'fractional', .* got 'cross'"):
         draw_trimap(alpha, 1, 1, method="cross")
+
+
+@pytest.mark.parametrize("method", ["fractional", "disk", "square"])
+@pytest.mark.parametrize("shape", [(5, 5), (1, 30), (30, 1), (9, 4), (4, 9), (10, 11), (1, 1)])
+def test_mattes_smaller_than_the_radius(shape: tuple[int, int], method: str) -> None:
+    alpha = np.random.default_rng(0).choice(np.array([0, 0, 0, 255, 255, 128], np.uint8), shape)
+    fractional = (alpha > 0) & (alpha < 255)
+    expected = np.full(shape, 128)
+    for level, radius in ((255, 3), (0, 10)):
+        seed = fractional if method == "fractional" else alpha != level
+        distance = ndimage.distance_transform_edt(~seed) if seed.any() else np.full(shape, np.inf)
+        if method == "square":
+            distance = ndimage.distance_transform_cdt(~seed, "chessboard") if seed.any() else distance
+        expected[(alpha == level) & (distance > radius)] = level
+    assert (draw_trimap(alpha, 10, 3, method=method) == expected).all()

@@ -45,6 +45,8 @@ def test_shipped_configurations_build_their_model(name: str) -> None:
         ({"data": {"length": 3}}, r"data: .*source"),
         ({"data": {"source": "procedural", "lenght": 3}}, r"data\.lenght is no known key \(did you mean length\?\)"),
         ({"data": {"source": "composition", "foregrounds": "a", "backgrounds": "b", "recipe": "dim"}}, "data: recipe must be"),
+        ({"composition": 0.5}, r"composition is no known key"),
+        ({"loss": {"composition": -1}}, r"c\.yaml: loss\.composition: .*, got -1"),
         ({"optimizer": {"lr": "fast"}}, r"optimizer\.lr: .*, got 'fast'"),
         ({"optimizer": {"lr": float("nan")}}, r"optimizer\.lr: .*finite"),
     ],
@@ -63,6 +65,8 @@ def test_overrides_replace_values(tmp_path: Path) -> None:
         load_config(path, ["crop"])
     with pytest.raises(ValueError, match="crop holds a value, no keys"):
         load_config(path, ["crop=64", "crop.size=3"])
+    with pytest.raises(ValueError, match=r"--set crop=\[: the value is not YAML"):
+        load_config(path, ["crop=["])
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- 1", "must be a mapping of keys, got list")])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import shutil
 import time
@@ -108,6 +109,25 @@ def test_folder_with_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
     train(tiny.tiny_config(schedule={"steps": 2}), tmp_path, quiet=True)
     with pytest.raises(ValueError, match="has checkpoints; go on from them with --resume"):
         train(tiny.tiny_config(schedule={"steps": 2}), tmp_path, quiet=True)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    config = tiny.tiny_config(schedule={"steps": 2})
+    with open(tmp_path / ".lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="train: another process trains in "):
+            train(config, tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert train(config, tmp_path, quiet=True).steps == 2
+    assert train(config, tmp_path, resume=True, quiet=True).steps == 2
+
+
+def test_start_weights_are_not_needed_to_go_on(tmp_path: Path) -> None:
+    weights = train(tiny.tiny_config(schedule={"steps": 1}), tmp_path / "a", quiet=True).weights
+    config = tiny.tiny_config(model={**tiny.MODEL, "weights": str(weights)}, schedule={"steps": 1})
+    train(config, tmp_path / "b", quiet=True)
+    weights.unlink()
+    assert train(config, tmp_path / "b", resume=True, quiet=True).steps == 1
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import nn
 
-from pyindexnet.matting.training import checkpoints, train
+from pyindexnet.matting.training import checkpoints, loop, train
 from pyindexnet.matting.training.monitor import read_log
 from pyindexnet.matting.training.optimization import freeze_batch_norms
 from pyindexnet.models import create_model, load_checkpoint, model_from_checkpoint
@@ -150,6 +150,33 @@ def test_in_place_batch_norms_are_frozen_too(where: str) -> None:
     model(torch.randn(2, 4, 32, 32)).sum().backward()
     moved = [not torch.equal(a, norm.running_mean) for a, norm in zip(before, norms, strict=True)]
     assert moved == [norm.training for norm in norms]
+
+
+def test_all_batch_norms_are_synchronized() -> None:
+    model = loop._synchronized(create_model("a2u_matting", width=1 / 32))
+    kinds = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert kinds <= {nn.SyncBatchNorm}
+    norms = [m for m in model.modules() if isinstance(m, InPlaceABN)]
+    assert norms
+    assert all(norm.sync for norm in norms)
+
+
+def test_error_of_a_worker_is_its_own_line(tmp_path: Path) -> None:
+    for folder in ("cutouts", "photographs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_text("no picture")
+    data = {"source": "composition", "layout": "cutouts", "foregrounds": str(tmp_path / "cutouts")}
+    config = tiny.tiny_config(data={**data, "backgrounds": str(tmp_path / "photographs")}, workers=1)
+    with pytest.raises(ValueError, match=r"a\.png: not a picture") as caught:
+        train(config, tmp_path / "run", quiet=True)
+    assert str(caught.value).startswith(str(tmp_path / "cutouts"))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_mattes_are_made_for_tensorboard_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "sample_mattes", None)
+    train(tiny.tiny_config(schedule={"steps": 1}, validation={"every": 1, "items": 1, "size": 32}), tmp_path, quiet=True)
+    assert "test_sad" in read_log(tmp_path)[-1]
 
 
 def test_validation_and_tensorboard(tmp_path: Path) -> None:
