@@ -6,7 +6,7 @@ VENV := .venv/.installed
 endif
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo build test test-ops test-rest test-interpret test-gpu lint format bench clean
+.PHONY: demo build test test-ops test-cuda test-rest test-interpret test-gpu lint format bench clean
 
 demo: build
 	$(PY) examples/demo.py
@@ -14,15 +14,19 @@ demo: build
 build: $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 
-# Three processes of about the same length, two of them side by side, a core each.
+# Processes side by side, a core each.
 test: build
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-rest test-ops test-interpret
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-ops test-rest test-interpret test-cuda
 
 test-ops: build
 	$(PY) -m pytest tests/ops
 
+# Kernels under emulation start threads by the thousand: not in the process of the others.
+test-cuda: build
+	$(PY) -m pytest tests/cuda
+
 test-rest: build
-	$(PY) -m pytest --ignore tests/ops
+	$(PY) -m pytest --ignore tests/ops --ignore tests/cuda
 
 # Triton's interpreter must be chosen before Triton is imported, so its tests are a process of their own.
 test-interpret: build
