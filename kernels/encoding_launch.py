@@ -115,10 +115,10 @@ class Encoding:
         slope: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, u and v, and ``grad_affine``, from that of the map or ``lines`` (see the kernel)."""
-        empty = self.x.new_empty(0)
-        grad_x = empty_image(self.x, self.height, self.width) if need[0] else empty
+        empty = self.x.new_empty  # one each: outputs must not alias
+        grad_x = empty_image(self.x, self.height, self.width) if need[0] else empty(0)
         if self.n == 0:
-            grad_u, grad_v = (torch.zeros_like(t) if n else empty for t, n in zip((u, v), need[1:], strict=True))
+            grad_u, grad_v = (torch.zeros_like(t) if n else empty(0) for t, n in zip((u, v), need[1:], strict=True))
             return grad_x, grad_u, grad_v
         grads = self.scratch(2, self.positions)
         encoding_grads_kernel[(self.n * self.blocks * self.rank,)](
@@ -137,7 +137,7 @@ class Encoding:
             **self.tile(),
             **self.options,
         )
-        out = [empty, empty]
+        out = [empty(0), empty(0)]
         if need[0]:
             self._gather(grads, grad_x)
         if need[1] or need[2]:
