@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ..reference.affinity import MAX_RANK, affinity_jvp, affinity_logits, affinity_second, affinity_vjp
-from ._common import autocast_inputs, check_same, check_tensor
+from ._common import check_same, check_tensor
 from ._window import Source
 
 #: Logits of low rank.
@@ -30,8 +28,3 @@ def check_affinity(op: str, x: Tensor, a: Tensor, p: Tensor, channels: int, h: i
     if (p.shape[0] != x.shape[0] and p.shape[0] != 1) or p.shape[1] != rank or p.shape[2] != channels:
         raise ValueError(f"{op}: p must be ({x.shape[0]} or 1, {rank}, {channels}), got {tuple(p.shape)}")
     check_same(op, "p", p, x)
-
-
-def autocast_all(*tensors: Any) -> tuple[Any, ...]:
-    """Cast to the active autocast dtype what are tensors; the checks that follow name what is not."""
-    return autocast_inputs(*tensors) if all(isinstance(t, Tensor) for t in tensors) else tensors

@@ -31,8 +31,13 @@ TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA_ARCHITECTURES: tuple[str, ...] = () if _extension.MODULE is None else tuple(_extension.MODULE.cuda_architectures)
 
 
-def autocast_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast floating inputs to the active autocast dtype; float64 is left alone."""
+def autocast_inputs(*tensors: Any) -> tuple[Any, ...]:
+    """Cast floating inputs to the active autocast dtype; float64 is left alone.
+
+    Where one is no tensor, none is cast: the checks that follow name it.
+    """
+    if not all(isinstance(t, Tensor) for t in tensors):
+        return tensors
     device = tensors[0].device.type
     if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors

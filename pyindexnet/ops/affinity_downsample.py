@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..reference.affinity_downsample import affinity_downsample_window
 from ..reference.window import Window
-from ._affinity import AFFINITY, autocast_all, check_affinity
-from ._common import check_tensor, dispatch
+from ._affinity import AFFINITY, check_affinity
+from ._common import autocast_inputs, check_tensor, dispatch
 from ._window import register_window_op
 from .dynamic_downsample import check_downsample, check_grid
 
@@ -62,6 +62,6 @@ def affinity_downsample(
     Gradients: x, a, p; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x, a and p; no map of logits or kernels is written, forward or backward. Deterministic: yes (no atomics).
     """
-    x, a, p = autocast_all(x, a, p)
+    x, a, p = autocast_inputs(x, a, p)
     _window(_OP, x, a, p, kernel_size, groups, scale, normalization)
     return dispatch(_OP, backend, (x, a, p))(x, a, p, kernel_size, groups, scale, normalization)

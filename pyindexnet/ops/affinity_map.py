@@ -91,8 +91,7 @@ def affinity_map(
     Memory: saves the inputs; the backward computes the encodings again. Deterministic: yes (no atomics).
     """
     tensors: tuple[Tensor, ...] = (x, u, v) if affine is None else (x, u, v, affine)
-    if all(isinstance(t, Tensor) for t in tensors):
-        x, u, v, *rest = tensors = autocast_inputs(*tensors)
-        affine = rest[0] if rest else None
+    x, u, v, *rest = tensors = autocast_inputs(*tensors)
+    affine = rest[0] if rest else None
     _sizes(_OP, x, u, v, affine, stride, scale, negative_slope)
     return dispatch(_OP, backend, tensors)(x, u, v, affine, stride, float(scale), float(negative_slope))

@@ -58,8 +58,6 @@ def affinity_moments(x: Tensor, u: Tensor, v: Tensor, *, groups: int, stride: in
     Memory: saves the inputs; the backward computes the encodings again. Deterministic: yes (no atomics). Deviations from a
         mean are squared and summed: nothing cancels where the mean is large.
     """
-    tensors: tuple[Tensor, ...] = (x, u, v)
-    if all(isinstance(t, Tensor) for t in tensors):
-        x, u, v = tensors = autocast_inputs(*tensors)
+    x, u, v = autocast_inputs(x, u, v)
     _sizes(_OP, x, u, v, groups, stride)
-    return dispatch(_OP, backend, tensors)(x, u, v, groups, stride)
+    return dispatch(_OP, backend, (x, u, v))(x, u, v, groups, stride)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..reference.affinity_upsample import affinity_upsample_window
 from ..reference.window import Window
-from ._affinity import AFFINITY, autocast_all, check_affinity
-from ._common import check_choice, check_output_size, dispatch
+from ._affinity import AFFINITY, check_affinity
+from ._common import autocast_inputs, check_choice, check_output_size, dispatch
 from ._register import check_image
 from ._window import register_window_op
 from .dynamic_upsample import SCALES, check_upsample
@@ -82,7 +82,7 @@ def affinity_upsample(
     Gradients: x, a, p; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x, a and p; no map of logits or kernels is written, forward or backward. Deterministic: yes (no atomics).
     """
-    x, a, p = autocast_all(x, a, p)
+    x, a, p = autocast_inputs(x, a, p)
     check_choice(_OP, "scale", scale, SCALES)
     check_image(_OP, "x", x)
     size = (x.shape[2] * scale, x.shape[3] * scale) if output_size is None else output_size

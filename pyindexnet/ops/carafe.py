@@ -41,12 +41,12 @@ def carafe(
         BackendError: the forced backend cannot run.
     Gradients: features, masks; twice differentiable. Under autocast, inputs are cast to its dtype.
     """
+    features, masks = autocast_inputs(features, masks)
     check_choice(_OP, "kernel_size", kernel_size, KERNEL_SIZES)
     check_choice(_OP, "scale_factor", scale_factor, SCALES)
     check_image(_OP, "features", features)
     check_groups(_OP, features, group_size, "group_size", "features")
     check_tensor(_OP, "masks", masks, ("N", "channels", "H", "W"))
-    features, masks = autocast_inputs(features, masks)
     h, w = features.shape[2:]
     check_kernels(_OP, "masks", features, masks, group_size * kernel_size**2, scale_factor * h, scale_factor * w)
     return dynamic_upsample(

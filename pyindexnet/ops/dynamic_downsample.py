@@ -80,7 +80,7 @@ def dynamic_downsample(
     Gradients: x, logits; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x and logits; no normalised map is written. Deterministic: yes (no atomics).
     """
-    x, logits = autocast_inputs(x, logits) if isinstance(x, Tensor) and isinstance(logits, Tensor) else (x, logits)
+    x, logits = autocast_inputs(x, logits)
     check_choice(_OP, "group_layout", group_layout, GROUP_LAYOUTS)
     _window(_OP, x, logits, kernel_size, groups, scale, normalization)
     if group_layout == "position_major":

@@ -103,7 +103,7 @@ def dynamic_upsample(
     Gradients: x, logits; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x and logits; no normalised or shuffled map is written. Deterministic: yes (no atomics).
     """
-    x, logits = autocast_inputs(x, logits) if isinstance(x, Tensor) and isinstance(logits, Tensor) else (x, logits)
+    x, logits = autocast_inputs(x, logits)
     check_choice(_OP, "layout", layout, LAYOUTS)
     check_choice(_OP, "group_layout", group_layout, GROUP_LAYOUTS)
     check_choice(_OP, "scale", scale, SCALES)

@@ -58,6 +58,6 @@ def grouped_spatial_fusion(
     Gradients: x, kernels; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x and kernels; no unfolded map is written. Deterministic: yes (no atomics).
     """
-    x, kernels = autocast_inputs(x, kernels) if isinstance(x, Tensor) and isinstance(kernels, Tensor) else (x, kernels)
+    x, kernels = autocast_inputs(x, kernels)
     _window(_OP, x, kernels, kernel_size, groups, group_order)
     return dispatch(_OP, backend, (x, kernels))(x, kernels, kernel_size, groups, group_order)

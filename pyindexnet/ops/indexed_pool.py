@@ -58,6 +58,6 @@ def indexed_pool(
     Gradients: x, logits; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x and logits; no normalised or shuffled map is written. Deterministic: yes (no atomics).
     """
-    x, logits = autocast_inputs(x, logits) if isinstance(x, Tensor) and isinstance(logits, Tensor) else (x, logits)
+    x, logits = autocast_inputs(x, logits)
     pooled_sizes(_OP, x, logits, ratio, normalization)
     return dispatch(_OP, backend, (x, logits))(x, logits, ratio, normalization)

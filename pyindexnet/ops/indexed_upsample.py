@@ -91,6 +91,6 @@ def indexed_upsample(
     Gradients: x, logits; twice differentiable. Under autocast, inputs are cast to its dtype.
     Memory: saves x and logits; no normalised or shuffled map is written. Deterministic: yes (no atomics).
     """
-    x, logits = autocast_inputs(x, logits) if isinstance(x, Tensor) and isinstance(logits, Tensor) else (x, logits)
+    x, logits = autocast_inputs(x, logits)
     height, width = _check(_OP, x, logits, ratio, normalization, output_size)
     return dispatch(_OP, backend, (x, logits))(x, logits, ratio, normalization, height, width)

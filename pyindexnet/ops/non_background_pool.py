@@ -104,7 +104,7 @@ def non_background_pool(
     Memory: saves x and mask. Deterministic: yes (no atomics). Sums are formed without subtraction in float32 (float64 for
         float64): a window's value depends on nothing outside it, and errors do not grow with the map.
     """
-    x, mask = autocast_inputs(x, mask) if isinstance(x, Tensor) and isinstance(mask, Tensor) else (x, mask)
+    x, mask = autocast_inputs(x, mask)
     _check_sizes(_OP, kernel_size)
     sizes = [kernel_size] if isinstance(kernel_size, int) else list(kernel_size)
     _sizes(_OP, x, mask, sizes, eps, count_include_pad)
