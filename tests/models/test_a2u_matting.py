@@ -22,6 +22,7 @@ from pyindexnet.nn.affinity import VARIANTS
 from pyindexnet.nn.resampling import Guide
 from tests.golden import GoldenCase
 from tests.models.golden_network import Part, check_gradients, check_output, check_probes, published
+from tests.models.training import assert_trains
 from tests.nn.test_affinity import kernel_maps, normalised
 from tests.shared_data import shared_path
 
@@ -187,12 +188,7 @@ def test_sizes(options: dict[str, Any], size: tuple[int, int]) -> None:
     """Any size, forward and backward; every parameter gets a gradient."""
     model = tiny(**options).eval()
     x = torch.randn(2, 4, *size, requires_grad=True)
-    y = model(x)
-    assert y.shape == (2, 1, *size)
-    y.sum().backward()
-    for name, grad in [("x", x.grad), *((n, p.grad) for n, p in model.named_parameters())]:
-        assert grad is not None, name
-        assert grad.isfinite().all(), name
+    assert_trains(model, x)
 
 
 def test_no_images() -> None:

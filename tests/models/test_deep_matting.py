@@ -16,6 +16,7 @@ from torch import Tensor
 from pyindexnet.models import create_model, load_checkpoint, model_from_checkpoint
 from pyindexnet.models.checkpoints import CheckpointError, split_columns
 from tests.models.golden_network import key_map
+from tests.models.training import assert_trains
 from tests.shared_data import shared_path
 
 NAME = "deep_matting"
@@ -115,12 +116,7 @@ def test_sizes(index_network: str, size: tuple[int, int]) -> None:
     model = create_model(NAME, index_network=index_network, width=WIDTH)
     model.train(min(size) > 1)  # batch statistics need more than one value
     x = torch.randn(2, 4, *size, requires_grad=True)
-    y = model(x)
-    assert y.shape == (2, 1, *size)
-    y.sum().backward()
-    for name, grad in [("x", x.grad), *((n, p.grad) for n, p in model.named_parameters())]:
-        assert grad is not None, name
-        assert grad.isfinite().all(), name
+    assert_trains(model, x)
 
 
 def test_no_images() -> None:

@@ -15,6 +15,7 @@ from tests.models.golden_network import (
     configuration,
     published,
 )
+from tests.models.training import assert_trains
 
 NAME = "deeplabv3plus_matting"
 CASE = "deeplabv3plus_os16"
@@ -54,12 +55,7 @@ def test_sizes(output_stride: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = create_model(NAME, width=0.25, output_stride=output_stride).eval()
     x = torch.randn(2, 4, *size, requires_grad=True)
-    y = model(x)
-    assert y.shape == (2, 1, *size)
-    y.sum().backward()
-    for name, grad in [("x", x.grad), *((n, p.grad) for n, p in model.named_parameters())]:
-        assert grad is not None, name
-        assert grad.isfinite().all(), name
+    assert_trains(model, x)
 
 
 def test_no_images() -> None:

@@ -16,6 +16,7 @@ from pyindexnet.models.tmfnet import CONTEXTS, FUSIONS
 from pyindexnet.nn.fusion import GLOBAL_SOURCES
 from tests.golden import GoldenCase, published_state_dict
 from tests.models.golden_network import Part, check_gradients, check_output, check_probes, published
+from tests.models.training import assert_trains
 from tests.shared_data import shared_path
 
 GROUP, CASE = "tmf_full", "tmfnet_resnet50s_os16"
@@ -123,12 +124,7 @@ def test_sizes(options: dict[str, Any], size: tuple[int, int]) -> None:
     """Any size, forward and backward; every parameter gets a gradient."""
     model = tiny(**options).eval()
     x = picture(size).requires_grad_()
-    y = model(x)
-    assert y.shape == (2, 1, *size)
-    y.sum().backward()
-    for name, grad in [("x", x.grad), *((n, p.grad) for n, p in model.named_parameters())]:
-        assert grad is not None, name
-        assert grad.isfinite().all(), name
+    assert_trains(model, x)
 
 
 def test_no_images() -> None:
