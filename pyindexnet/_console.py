@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +19,8 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pyindexnet.matting.batch import Failure, Job
 
 DEFAULT_MODEL = "indexnet_matting"
 
@@ -45,6 +47,23 @@ def input_error(error: BaseException) -> str | None:
 
 def _out_of_memory(text: str) -> bool:
     return "out of memory" in text or "can't allocate memory" in text  # CUDA's and the CPU allocator's
+
+
+def each(jobs: Iterable[Job], act: Callable[[Job], None], warned: list[str]) -> list[Failure]:
+    """``act`` on every job; those that the user's input or machine makes fail, while the others go on. Adds to the warnings."""
+    from pyindexnet.matting.batch import Failure
+
+    failures: list[Failure] = []
+    for job in jobs:
+        try:
+            with collect_warnings(warned):
+                act(job)
+        except Exception as error:
+            reason = input_error(error)
+            if reason is None:
+                raise
+            failures.append(Failure(job.image, reason))
+    return failures
 
 
 @contextmanager

@@ -322,24 +322,15 @@ def _run_all(jobs: list[Job], run: Callable[[Job], tuple[int, int]], warned: lis
     from rich.console import Console
     from rich.progress import track
 
-    from pyindexnet.matting.batch import Failure
-
-    failures: list[Failure] = []
-    for job in track(jobs, "Matting", console=Console(stderr=True)) if len(jobs) > 1 else jobs:
+    def matted(job: Job) -> None:
         start = time.perf_counter()
-        try:
-            with _console.collect_warnings(warned):
-                height, width = run(job)
-        except Exception as error:
-            reason = _console.input_error(error)
-            if reason is None:
-                raise
-            failures.append(Failure(job.image, reason))
-        else:
-            if len(jobs) == 1:
-                typer.echo(f"{job.alpha}: {width} x {height}, {time.perf_counter() - start:.2f} s")
-            warned += tile_lines(job.image, tiling)
-    return failures
+        height, width = run(job)
+        if len(jobs) == 1:
+            typer.echo(f"{job.alpha}: {width} x {height}, {time.perf_counter() - start:.2f} s")
+        warned.extend(tile_lines(job.image, tiling))
+
+    shown = track(jobs, "Matting", console=Console(stderr=True)) if len(jobs) > 1 else jobs
+    return _console.each(shown, matted, warned)
 
 
 def _report(total: int, failures: list[Failure], what: str, warned: list[str], *, untrained: bool = False) -> None:

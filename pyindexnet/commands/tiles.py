@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,23 +40,16 @@ def make_tiling(max_memory: str | None, overlap: int | None) -> Tiling | None:
 
 def print_plans(jobs: Sequence[Job], network: nn.Module, tiling: Tiling | None, warned: list[str]) -> list[Failure]:
     """One line for each image: what it would take, and its tiles; returns those that would fail, and adds to the warnings."""
-    from pyindexnet.matting.batch import Failure
     from pyindexnet.matting.inference import memory_plan
 
-    failures: list[Failure] = []
-    for job in jobs:
-        try:
-            with _console.collect_warnings(warned):
-                height, width = _read(job)
+    def show(job: Job) -> None:
+        height, width = _read(job)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of operators that do not really run
             plan = memory_plan(network, (height, width), tiling=tiling)
-        except Exception as error:
-            reason = _console.input_error(error)
-            if reason is None:
-                raise
-            failures.append(Failure(job.image, reason))
-        else:
-            typer.echo(f"{job.image}: {width} x {height}: {plan}")
-    return failures
+        typer.echo(f"{job.image}: {width} x {height}: {plan}")
+
+    return _console.each(jobs, show, warned)
 
 
 def _read(job: Job) -> tuple[int, int]:
