@@ -6,6 +6,7 @@ Each is a module, made for one input size at its first call, so that it is check
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -43,6 +44,15 @@ class Engine(nn.Module):
         return torch.from_numpy(self._made[x.shape](x.numpy()))
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    # One for the process: a core's CPU plugin puts its own alternate stack for signals in place, and plugins that end in
+    # another order than they began leave one that is unmapped. The next signal with a handler then ends the process.
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino(dtype: torch.dtype) -> Callable[[nn.Module, Tensor], Callable[[Any], Any]]:
     def build(network: nn.Module, x: Tensor) -> Callable[[Any], Any]:
         import openvino
@@ -53,7 +63,7 @@ def _openvino(dtype: torch.dtype) -> Callable[[nn.Module, Tensor], Callable[[Any
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        request = openvino.Core().compile_model(converted, "CPU", config).create_infer_request()
+        request = _openvino_core().compile_model(converted, "CPU", config).create_infer_request()
         return lambda array: request.infer({0: array})[0]
 
     return build

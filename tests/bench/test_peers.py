@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -42,6 +44,29 @@ def test_output(name: str, dtype: torch.dtype) -> None:
             noise = error(copy.deepcopy(network).to(dtype)(x.to(dtype)), gold)
             y = peer(x.to(dtype).contiguous(memory_format=torch.channels_last))
             assert error(y, gold) <= 10 * noise
+
+
+SIGNAL = """
+import signal, torch
+from torch import nn
+from bench.peers import make_peer
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+with torch.inference_mode():
+    sides = [make_peer("openvino", nn.Conv2d(3, 4, 3).eval(), torch.float32) for _ in range(3)]
+    for side in sides:
+        side(torch.zeros(1, 3, 8, 8))
+del side
+while sides:
+    sides.pop(0)  # the oldest first
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino")
+def test_signals_after_openvino() -> None:
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", SIGNAL], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
