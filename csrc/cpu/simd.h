@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 #include <utility>
 #if defined(__x86_64__)
@@ -242,6 +243,18 @@ PYINDEXNET_INLINE void store(bfloat16* p, VecF a) {
   rounded = a.v == a.v ? rounded : (bits | 0x400000);
   const Lanes16 raw = __builtin_convertvector(rounded >> 16, Lanes16);
   std::memcpy(p, &raw, sizeof(raw));
+}
+
+// An output of this many bytes does not stay in a cache until it is read: its lines are written past them, where every vector
+// of it is aligned. `strides`: of all its dimensions that vectors do not run along (a stride of 1 is what they run along).
+inline constexpr int64_t kStreamBytes = int64_t{16} << 20;
+template <class T>
+bool worth_streaming(const void* data, std::initializer_list<int64_t> strides, int64_t elements) {
+  if (!std::is_same_v<T, float> || !data || reinterpret_cast<uintptr_t>(data) % kVectorBytes) return false;
+  for (const int64_t stride : strides) {
+    if (stride != 1 && stride % (kVectorBytes / static_cast<int64_t>(sizeof(T)))) return false;
+  }
+  return elements * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
 }
 
 // Past the caches, for outputs larger than those: the lines written are not read first. p must be aligned to the vector, and
