@@ -11,15 +11,23 @@ from pyindexnet.testing import OpSpec, Sample, make_tensors
 
 from .variants import ALL_SPECS, INDEXED_SPECS, op, spec_id, variants
 
-# It runs an operator about ten times; test_parity has all layouts in the interpreter too.
+# It runs an operator about ten times; test_parity has all layouts and sizes in the interpreter too.
 _OPCHECKED = ("contiguous",) if TRITON_INTERPRETED else ("contiguous", "channels_last", "position_major")
+
+
+def _opchecked_sample(spec: OpSpec) -> Sample:
+    return min(filter(_elements, spec.samples), key=_elements) if TRITON_INTERPRETED else spec.samples[2]
+
+
+def _elements(sample: Sample) -> int:
+    return sum(torch.Size(s).numel() for s in sample.shapes)
 
 
 def _is_small(spec: OpSpec, sample: Sample) -> bool:
     # Finite differences visit every element, so only samples of a few hundred values take part; fewer where Triton's
     # interpreter marches through a map step by step.
     most = 200 if TRITON_INTERPRETED and spec not in INDEXED_SPECS else 900
-    return sample.smooth and 0 < sum(torch.Size(s).numel() for s in sample.shapes) < most
+    return sample.smooth and 0 < _elements(sample) < most
 
 
 SMALL = [
@@ -34,6 +42,7 @@ def _inputs(spec: OpSpec, sample: Sample, device: str) -> tuple[torch.Tensor, ..
     return tuple(t.requires_grad_() for t in make_tensors(spec, sample, torch.float64, device))
 
 
+@pytest.mark.interpreted(one_in=2)
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize(("spec", "sample"), SMALL)
 def test_gradcheck(spec: OpSpec, sample: Sample, variant: tuple[str, str]) -> None:
@@ -43,6 +52,7 @@ def test_gradcheck(spec: OpSpec, sample: Sample, variant: tuple[str, str]) -> No
     )
 
 
+@pytest.mark.interpreted(one_in=4)
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize(("spec", "sample"), SMALL)
 def test_gradgradcheck(spec: OpSpec, sample: Sample, variant: tuple[str, str]) -> None:
@@ -78,11 +88,12 @@ def test_second_derivative_of_one_input(spec: OpSpec, variant: tuple[str, str]) 
 @pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
 def test_opcheck_forward(spec: OpSpec, variant: tuple[str, str], layout: str) -> None:
     backend, device = variant
-    sample = spec.samples[2]
+    sample = _opchecked_sample(spec)
     tensors = [t.requires_grad_() for t in make_tensors(spec, sample, torch.float32, device, layout)]
     torch.library.opcheck(op(spec, backend).default, spec.arguments(*tensors, **sample.options))
 
 
+@pytest.mark.interpreted(one_in=3)
 @pytest.mark.parametrize("layout", _OPCHECKED[:2])
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
@@ -91,7 +102,7 @@ def test_opcheck_backward(spec: OpSpec, variant: tuple[str, str], layout: str, o
     backend, device = variant
     last = len(spec.tensors) - 1
     needed = tuple(only is None or i == only * last for i in range(last + 1))
-    sample = spec.samples[2]
+    sample = _opchecked_sample(spec)
     tensors = make_tensors(spec, sample, torch.float32, device, layout)
     arguments = spec.arguments(*tensors, **sample.options)
     y = op(spec, backend)(*arguments)

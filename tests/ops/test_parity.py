@@ -17,6 +17,7 @@ from pyindexnet.testing.parity import run
 from .variants import ALL_SAMPLES, ALL_SPECS, FLOATS, INDEXED_SPECS, PARITY, SUFFIX, dtype_id, layout_id, op, spec_id, variants
 
 
+@pytest.mark.interpreted(one_in=3)
 @pytest.mark.parametrize(("layout", "dtype"), PARITY, ids=layout_id)
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize(("spec", "sample"), ALL_SAMPLES)
@@ -28,6 +29,7 @@ def test_parity(spec: OpSpec, sample: Sample, variant: tuple[str, str], layout: 
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.interpreted(one_in=8)
 @pytest.mark.parametrize("layout", list(dict.fromkeys(layout for layout, _ in PARITY)))
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize(("spec", "sample"), ALL_SAMPLES)
