@@ -19,18 +19,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _thin_for_interpreter(items: list[pytest.Item]) -> None:
-    """Of each operator and backend in a test marked ``interpreted(one_in)``, one case in so many stays; the others are slow.
+    """Of each operator (where a test has several) and backend in a test marked ``interpreted(one_in)``, one case in so many
+    stays (0: none does); the others are slow.
 
     Which ones their names decide, so that no order of options keeps some of them out.
     """
     groups = defaultdict(list)
     for item in items:
         if (mark := item.get_closest_marker("interpreted")) and isinstance(item, pytest.Function):
-            spec: OpSpec = item.callspec.params["spec"]
-            groups[item.originalname, spec.name, item.callspec.params["variant"], mark.kwargs["one_in"]].append(item)
+            spec: OpSpec | None = item.callspec.params.get("spec")
+            groups[item.originalname, spec and spec.name, item.callspec.params["variant"], mark.kwargs["one_in"]].append(item)
     for (*_, one_in), cases in groups.items():
         cases.sort(key=lambda item: crc32(item.name.encode()))
-        for item in cases[-(-len(cases) // one_in) :]:
+        for item in cases[-(-len(cases) // one_in) if one_in else 0 :]:
             item.add_marker(pytest.mark.slow)
 
 

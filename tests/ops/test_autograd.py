@@ -9,25 +9,21 @@ import torch
 from pyindexnet.ops._common import TRITON_INTERPRETED
 from pyindexnet.testing import OpSpec, Sample, make_tensors
 
-from .variants import ALL_SPECS, INDEXED_SPECS, op, spec_id, variants
+from .variants import ALL_SPECS, INDEXED_SPECS, elements, op, spec_id, variants
 
 # It runs an operator about ten times; test_parity has all layouts and sizes in the interpreter too.
 _OPCHECKED = ("contiguous",) if TRITON_INTERPRETED else ("contiguous", "channels_last", "position_major")
 
 
 def _opchecked_sample(spec: OpSpec) -> Sample:
-    return min(filter(_elements, spec.samples), key=_elements) if TRITON_INTERPRETED else spec.samples[2]
-
-
-def _elements(sample: Sample) -> int:
-    return sum(torch.Size(s).numel() for s in sample.shapes)
+    return min(filter(elements, spec.samples), key=elements) if TRITON_INTERPRETED else spec.samples[2]
 
 
 def _is_small(spec: OpSpec, sample: Sample) -> bool:
     # Finite differences visit every element, so only samples of a few hundred values take part; fewer where Triton's
     # interpreter marches through a map step by step.
     most = 200 if TRITON_INTERPRETED and spec not in INDEXED_SPECS else 900
-    return sample.smooth and 0 < _elements(sample) < most
+    return sample.smooth and 0 < elements(sample) < most
 
 
 SMALL = [

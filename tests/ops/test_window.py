@@ -50,6 +50,7 @@ def on(backend: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
+@pytest.mark.interpreted(one_in=4)
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize(("folder", "name", "k", "groups"), PUBLISHED, ids=lambda v: str(v))
 def test_published_operators(folder: str, name: str, k: int, groups: int, variant: tuple[str, str]) -> None:

@@ -42,6 +42,11 @@ def op(spec: OpSpec, backend: str, part: str = "") -> Any:
     return getattr(torch.ops.pyindexnet, f"{spec.name}{part}{SUFFIX[backend]}")
 
 
+def elements(sample: Sample) -> int:
+    """Of all tensors."""
+    return sum(torch.Size(s).numel() for s in sample.shapes)
+
+
 def spec_id(spec: OpSpec) -> str:
     return spec.name
 
