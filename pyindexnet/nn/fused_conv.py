@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from pyindexnet import backends
 from pyindexnet.nn.conv import ConvBNAct
@@ -207,8 +208,12 @@ def _attribute(act: nn.Module) -> _Attribute | None:
 
 
 def _eager(x: Tensor) -> bool:
-    """Whether kernels without a derivative, which a compiler cannot fuse, may take ``x``."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or (torch.is_grad_enabled() and x.requires_grad):
+    """Whether kernels without a derivative, which a compiler cannot fuse and which let NaN pass as 0, may take ``x``."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, FakeTensor):
+        return False
+    if backends.forced() == "reference":
+        return False
+    if torch.is_grad_enabled() and x.requires_grad:
         return False
     return x.device.type == "cpu" and x.numel() > 0
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from pyindexnet.models import create_model
+from pyindexnet.matting import predict_alpha
+from pyindexnet.models import create_model, fuse
 from tests.matting.pictures import encoded
 
 TINY = ("--option", "width=0.25")  # a small network: these tests are about files
@@ -39,6 +41,11 @@ def tiny_model(seed: int) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return create_model("indexnet_matting", width=0.25).eval().to(memory_format=torch.channels_last)
+
+
+def fused_alpha(model: torch.nn.Module, *arguments: Any, **options: Any) -> np.ndarray:
+    """What the command predicts: ``predict_alpha`` of the fused network."""
+    return predict_alpha(fuse(model), *arguments, **options)
 
 
 def truncated(suffix: str, dtype: type = np.uint8) -> bytes:

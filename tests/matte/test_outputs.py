@@ -15,7 +15,7 @@ from pyindexnet.matting import composite, predict_alpha, read_picture, write_pic
 from pyindexnet.matting.images import to_integers
 from pyindexnet.models import create_model, load_checkpoint, save_checkpoint
 from tests.golden import published_state_dict
-from tests.matte.run import TINY, UNTRAINED, tiny_model
+from tests.matte.run import TINY, UNTRAINED, fused_alpha, tiny_model
 from tests.matting.pictures import encoded, photograph, stored, trimap, with_orientation
 from tests.shared_data import shared_path
 
@@ -25,16 +25,26 @@ def test_alpha_is_that_of_the_python_interface(command, folder, weights, align):
     result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", weights, "--align", align, *TINY)
     assert (result.code, result.err) == (0, "")
     assert "out/alpha.png: 60 x 45" in result.out
-    expected = predict_alpha(tiny_model(5), photograph(), trimap(), align=align)
+    expected = fused_alpha(tiny_model(5), photograph(), trimap(), align=align)
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
     assert os.listdir("out") == ["alpha.png"]
+
+
+def test_without_fusing(command, folder, weights):
+    """The network as it was trained; fusing it changes rounding alone."""
+    result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", weights, "--no-fuse", *TINY)
+    assert (result.code, result.err) == (0, "")
+    alpha = predict_alpha(tiny_model(5), photograph(), trimap())
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(alpha, 8))
+    fused = fused_alpha(tiny_model(5), photograph(), trimap())
+    assert 0 < np.abs(fused - alpha).max() < 1e-5
 
 
 def test_weights_name_their_network(command, folder, weights):
     """A checkpoint of ours knows the model and the options that wrote it."""
     result = command("i.png", "t.png", "-o", "out/alpha.png", "--weights", weights)
     assert (result.code, result.err) == (0, "")
-    expected = predict_alpha(tiny_model(5), photograph(), trimap())
+    expected = fused_alpha(tiny_model(5), photograph(), trimap())
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
     error = command("i.png", "t.png", "-o", "out/b.png", "--weights", weights, "--option", "width=0.5").one_error()
     assert "of another shape" in error
@@ -49,7 +59,7 @@ def test_published_weights_need_no_options(command, folder):
     assert (result.code, result.err) == (0, "")
     model = create_model("indexnet_matting", index_width=1).eval().to(memory_format=torch.channels_last)
     load_checkpoint(model, published)
-    expected = predict_alpha(model, photograph(), trimap())
+    expected = fused_alpha(model, photograph(), trimap())
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
 
 
@@ -78,7 +88,7 @@ def test_tmfnet(command, folder, align):
     )
     assert (result.code, result.err) == (0, "")
     model = model.eval().to(memory_format=torch.channels_last)
-    expected = predict_alpha(model, photograph(), trimap(), align=align or "pad")
+    expected = fused_alpha(model, photograph(), trimap(), align=align or "pad")
     assert ((expected > 0) & (expected < 1)).any()
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
 
@@ -90,7 +100,7 @@ def test_published_tmfnet_weights_need_no_options(command, folder):
     assert (result.code, result.err) == (0, "")
     model = create_model("tmfnet", group_order="blocked").eval().to(memory_format=torch.channels_last)
     load_checkpoint(model, state)
-    expected = predict_alpha(model, photograph(), trimap())
+    expected = fused_alpha(model, photograph(), trimap())
     assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
 
 
@@ -100,7 +110,7 @@ def test_untrained_weights_are_named_and_reproducible(command, folder):
     assert UNTRAINED in first.err
     assert command("i.png", "t.png", "-o", "out/b.png", *TINY).code == 0
     assert Path("out/a.png").read_bytes() == Path("out/b.png").read_bytes()
-    expected = predict_alpha(tiny_model(0), photograph(), trimap())
+    expected = fused_alpha(tiny_model(0), photograph(), trimap())
     assert np.array_equal(read_picture("out/a.png").pixels, to_integers(expected, 8))
 
 
@@ -118,7 +128,7 @@ def test_known_pixels_are_exact_in_every_lossless_format(command, folder, weight
 
 def test_bit_depth_16_of_an_8_bit_image(command, folder, weights):
     assert command("i.png", "t.png", "-o", "out/a.png", "--weights", weights, "--bit-depth", "16", *TINY).code == 0
-    expected = predict_alpha(tiny_model(5), photograph(), trimap())
+    expected = fused_alpha(tiny_model(5), photograph(), trimap())
     assert np.array_equal(read_picture("out/a.png").pixels, to_integers(expected, 16))
 
 
@@ -130,7 +140,7 @@ def test_background(command, folder, weights, background):
     arguments = ("--weights", weights, "--background", background, *TINY)
     assert command("i.png", "t.png", "-o", "out/alpha.png", *arguments).code == 0
     assert sorted(os.listdir("out")) == ["alpha.png", "alpha_composite.png"]
-    alpha = predict_alpha(tiny_model(5), photograph(), trimap())
+    alpha = fused_alpha(tiny_model(5), photograph(), trimap())
     behind = photograph()[::-1] if background == "b.png" else np.array([0x20, 0x40, 0x80], np.uint8)
     assert np.array_equal(
         read_picture("out/alpha_composite.png").pixels, to_integers(composite(photograph(), alpha, behind), 8)
@@ -149,7 +159,7 @@ def test_jpeg_in_and_out(command, folder, weights):
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_exif_orientation(command, folder, weights, orientation, format):
     """The alpha of a turned image is that of the upright one, whichever way its trimap was stored."""
-    upright = predict_alpha(tiny_model(5), photograph(), trimap())
+    upright = fused_alpha(tiny_model(5), photograph(), trimap())
     Path("turned").write_bytes(with_orientation(stored(photograph(), orientation), orientation, format))
     Path("turned_trimap").write_bytes(with_orientation(stored(trimap(), orientation), orientation, format))
     for drawn in ("t.png", "turned_trimap"):
@@ -166,7 +176,7 @@ def test_grey_and_transparent_images(command, folder, weights):
     for name, pixels in (("grey", np.dstack([grey] * 3)), ("rgba", photograph())):
         result = command(f"{name}.png", "t.png", "-o", f"out/{name}.png", "--weights", weights, *TINY)
         assert (result.code, result.err) == (0, "")
-        expected = predict_alpha(tiny_model(5), pixels, trimap())
+        expected = fused_alpha(tiny_model(5), pixels, trimap())
         assert np.array_equal(read_picture(f"out/{name}.png").pixels, to_integers(expected, 8))
 
 

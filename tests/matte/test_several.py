@@ -13,9 +13,9 @@ import pytest
 
 import pyindexnet
 from pyindexnet import _console
-from pyindexnet.matting import predict_alpha, read_picture, write_pictures
+from pyindexnet.matting import read_picture, write_pictures
 from pyindexnet.matting.images import to_integers
-from tests.matte.run import TINY, UNTRAINED, tiny_model, truncated
+from tests.matte.run import TINY, UNTRAINED, fused_alpha, tiny_model, truncated
 from tests.matting.pictures import photograph, trimap
 
 
@@ -50,7 +50,7 @@ def test_in_a_folder_the_others_continue(command, folders, weights):
     ]
     assert len(result.errors) == 3
     for index in (0, 4):
-        expected = predict_alpha(tiny_model(5), photograph(40 + index), trimap(40 + index))
+        expected = fused_alpha(tiny_model(5), photograph(40 + index), trimap(40 + index))
         assert np.array_equal(read_picture(f"out/{index}.png").pixels, to_integers(expected, 8))
 
 

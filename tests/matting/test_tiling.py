@@ -117,6 +117,24 @@ def test_receptive_field_by_axis() -> None:
     assert receptive_field(model, 4, 4, MEMORY_FORMAT) == (4, 12)
 
 
+def test_fused_network() -> None:
+    """Its kernels clip NaN, which must not hide the reach; a plan takes it for what it was; tiles differ by rounding."""
+    torch.manual_seed(0)
+    model = create_model("indexnet_matting", width=0.125).eval()
+    fused = model.fuse()
+    (multiple, _), shape = getattr(model, "size_rule", SIZE_RULE), (1, 4, 64, 96)
+    _, reach = receptive_field(fused, 4, multiple, MEMORY_FORMAT)
+    assert reach == receptive_field(model, 4, multiple, MEMORY_FORMAT)[1]
+    assert peak_bytes(fused, shape, MEMORY_FORMAT) == peak_bytes(model, shape, MEMORY_FORMAT)
+    x = image(multiple, 2 * reach + 2 * multiple).astype(np.float32)
+    with torch.inference_mode():
+        whole, plain = runner(fused)(x).numpy(), runner(model)(x).numpy()
+        prediction, _ = run_tiles(
+            runner(fused), x, make_tiles((x.shape[0], x.shape[1]), (multiple, 2 * reach + multiple), (0, reach))
+        )
+    assert np.abs(prediction - whole).max() <= 10 * np.abs(whole - plain).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "options", "channels"),
     [
