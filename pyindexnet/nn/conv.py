@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pyindexnet.nn.batch_norm import normalize_and_activate
+from pyindexnet.nn.filtered_conv import convolve
 
 _LINEAR = nn.Identity()
 
@@ -49,7 +50,7 @@ class ConvBNAct(nn.Module):
         self.act = nn.Identity() if activation is None else activation()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = self.conv(x)
+        y = convolve(self.conv, x)
         if residual is None:
             return normalize_and_activate(self.bn, self.act, y)
         return self.act(normalize_and_activate(self.bn, _LINEAR, y) + residual)
