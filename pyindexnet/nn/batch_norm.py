@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from pyindexnet import backends
 from pyindexnet.ops.batch_norm import (
@@ -109,17 +110,26 @@ def _fusable(norm: nn.Module, act: nn.Module, x: Tensor) -> bool:
     needed = x.requires_grad or norm.weight.requires_grad or norm.bias.requires_grad
     if not (torch.is_grad_enabled() and needed) or backends.forced() not in (None, "cpu"):
         return False
-    return not (hooked(norm) or hooked(act))
+    return not (hooked(norm) or hooked(act) or captured(x, norm.weight, norm.bias))
 
 
-def captured() -> bool:
-    """Whether something records or transforms the operators that run: they must be PyTorch's own then."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+def captured(*tensors: Tensor) -> bool:
+    """Whether something records or transforms the operators that run, or ``tensors`` carry tangents of forward-mode
+    derivatives: the operators must be PyTorch's own then."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def needs_formula(grad: Tensor) -> bool:
+    """Whether a backward pass is to be differentiated itself, or runs for several gradients ``grad`` at once."""
+    return torch.is_grad_enabled() or captured() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something is to be called together with the module."""
-    return any(getattr(module, hooks) for hooks in HOOKS)
+    """Whether something is to be called together with the module, or in place of its forward."""
+    own = any(getattr(module, hooks) for hooks in HOOKS)
+    return own or "forward" in vars(module) or nn.modules.module._has_any_global_hook()
 
 
 class _BatchNormActivation(torch.autograd.Function):
@@ -143,7 +153,7 @@ class _BatchNormActivation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, var = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this pass is to be differentiated itself: through the formula
+        if needs_formula(grad):
             grads = _by_formula(grad, x, weight, bias, None if ctx.batch else (mean, var), **ctx.shape)
         else:
             parameters = _of_channels(x, mean, var, weight, bias)

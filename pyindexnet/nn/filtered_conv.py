@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyindexnet import backends
-from pyindexnet.nn.batch_norm import captured, hooked
+from pyindexnet.nn.batch_norm import captured, hooked, needs_formula
 from pyindexnet.ops import winograd
 from pyindexnet.ops.winograd import transform_weight, winograd_convolution, winograd_weight_gradient
 
@@ -57,7 +57,9 @@ def _filters(conv: nn.Conv2d, x: Tensor) -> bool:
         or not torch.is_grad_enabled()
     ):
         return False
-    if not (x.requires_grad or conv.weight.requires_grad) or torch.is_autocast_enabled("cpu") or hooked(conv):
+    if not (x.requires_grad or conv.weight.requires_grad) or torch.is_autocast_enabled("cpu"):
+        return False
+    if hooked(conv) or captured(x, conv.weight):
         return False
     if backends.forced() not in (None, "cpu") or winograd.why_not(x, conv.weight, training=True) is not None:
         return False
@@ -75,8 +77,8 @@ class _FilteredConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need = list(ctx.needs_input_grad)
-        again = torch.is_grad_enabled()  # this pass is to be differentiated itself: by PyTorch's operator
-        by_filter = [not again and n and grad.shape[1] >= winograd.VECTOR for n in need[:2]] + [False]
+        direct = needs_formula(grad)
+        by_filter = [not direct and n and grad.shape[1] >= winograd.VECTOR for n in need[:2]] + [False]
         rest = [n and not f for n, f in zip(need, by_filter, strict=True)]
         found: list[Tensor | None] = [None] * 3
         if any(rest):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from pyindexnet import use_backend
@@ -144,6 +145,11 @@ def hooked(norm: nn.Module) -> nn.Module:
     return norm
 
 
+def patched(act: nn.Module) -> nn.Module:
+    act.forward = act.forward
+    return act
+
+
 @pytest.mark.parametrize(
     ("norm", "act"),
     [
@@ -152,6 +158,7 @@ def hooked(norm: nn.Module) -> nn.Module:
         (nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU6()),
         (hooked(nn.BatchNorm2d(4)), nn.ReLU6()),
         (nn.BatchNorm2d(4), hooked(nn.ReLU6())),
+        (nn.BatchNorm2d(4), patched(nn.ReLU6())),
         (nn.BatchNorm2d(4), nn.Hardtanh(-1, 1)),
         (nn.BatchNorm2d(4), nn.LeakyReLU(0.0)),
         (nn.Identity(), nn.ReLU6()),
@@ -163,6 +170,7 @@ def hooked(norm: nn.Module) -> nn.Module:
         "no statistics",
         "hook on norm",
         "hook on activation",
+        "other forward",
         "Hardtanh",
         "no slope",
         "folded",
@@ -199,6 +207,22 @@ def test_under_transforms() -> None:
     compiled = torch.compile(copy.deepcopy(unit), fullgraph=True, backend="aot_eager")
     found = torch.autograd.grad(compiled(x).square().sum(), list(compiled.parameters()))
     torch.testing.assert_close(found, tuple(wanted.values()))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # of what PyTorch decomposes
+def test_forward_mode_and_batched_gradients() -> None:
+    unit, x = make_unit(nn.ReLU6), torch.randn(2, 3, 5, 5, dtype=torch.double, requires_grad=True)
+    seen = []
+    for run in (plainly, ConvBNAct.__call__):
+        net = copy.deepcopy(unit)
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(run(net, forward_ad.make_dual(x.detach(), torch.ones_like(x)))).tangent
+        y = run(net, x)
+        grads = torch.autograd.grad(
+            y, [x, *net.parameters()], torch.eye(3, y.numel()).double().view(3, *y.shape), is_grads_batched=True
+        )
+        seen.append((tangent, *grads))
+    torch.testing.assert_close(seen[1], seen[0])
 
 
 @needs_kernel

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyindexnet import use_backend
+from pyindexnet.nn.batch_norm import normalize_and_activate
 from pyindexnet.nn.filtered_conv import convolve
 from pyindexnet.ops import winograd
 from pyindexnet.testing.parity import error, tolerance
@@ -60,6 +61,23 @@ def test_second_derivative() -> None:
         seen.append(torch.autograd.grad(grad.square().sum(), [x, conv.weight]))
     for want, got in zip(*seen, strict=True):
         assert error(got, want) <= 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["convolution", "unit"])
+def test_batched_gradients(norm: bool) -> None:
+    conv, x = case()
+    y = convolve(conv, x)
+    if norm:
+        y = normalize_and_activate(nn.BatchNorm2d(24), nn.ReLU6(), y)
+    grads, inputs = torch.randn(2, *y.shape), [x, conv.weight]
+
+    def gradients(grad: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, inputs, grad, retain_graph=True, **options)
+
+    for found in (gradients(grads, is_grads_batched=True), torch.vmap(gradients)(grads)):
+        for i, grad in enumerate(grads):
+            for batched, want in zip(found, gradients(grad), strict=True):
+                assert error(batched[i], want) <= 1e-4 * want.abs().max()
 
 
 def test_gradient_of_any_layout() -> None:
