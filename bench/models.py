@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet import use_backend
@@ -20,18 +21,22 @@ from .peers import make_peer
 from .results import Row, make_row
 from .run import Clock, Effort, Side, time_sides
 
+_RATE = 1e-6  # of learning: weights hardly change, however many steps are timed
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def variants(
     network: str, names: Sequence[str], compiled: bool, peers: Sequence[str], mode: str, dtype: torch.dtype
 ) -> dict[str, tuple[nn.Module, str | None]]:
-    """(network, forced backend) of each side; all have the same weights. What infers alone is left out of other modes."""
+    """(network, forced backend) of each side; all have the same weights. What infers alone is left out of other modes.
+
+    The published network runs no operator of this package: ``reference`` keeps its units from being fused in training.
+    """
     torch.manual_seed(0)
     exact = create_model(network, **NETWORKS[network].options)
     model = copy.deepcopy(exact).to(dtype)
     published = NETWORKS[network].published(model)
-    out: dict[str, tuple[nn.Module, str | None]] = {"eager": (published, None), "reference": (model, "reference")}
+    out: dict[str, tuple[nn.Module, str | None]] = {"eager": (published, "reference"), "reference": (model, "reference")}
     out |= {name: (model, name) for name in names}
     fused = fuse(exact).to(dtype)
     if mode == FORWARD:
@@ -74,7 +79,7 @@ def check_model(
 
 
 def model_side(name: str, model: nn.Module, backend: str | None, x: Tensor, mode: str) -> Side:
-    """A side that runs the network forward, or forward, sum and backward."""
+    """A side that runs the network forward, or one step of training: forward, L1 loss, backward, Adam."""
 
     def forced(call: Callable[[], Any]) -> Callable[[Any], Any]:
         def run(_: Any) -> Any:
@@ -85,7 +90,14 @@ def model_side(name: str, model: nn.Module, backend: str | None, x: Tensor, mode
 
     if mode == FORWARD:
         return Side(name, forced(lambda: model(x)))
-    return Side(name, forced(lambda: model(x).sum().backward()), lambda: model.zero_grad(set_to_none=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=_RATE, fused=True)
+    alpha = torch.rand(x.shape[0], 1, *x.shape[2:], generator=torch.Generator().manual_seed(2)).to(x)
+
+    def step() -> None:
+        F.l1_loss(model(x), alpha).backward()
+        optimizer.step()
+
+    return Side(name, forced(step), lambda: optimizer.zero_grad(set_to_none=True))
 
 
 def run_models(

@@ -41,6 +41,30 @@ for channels, out, size in ((16, 33, 5), (21, 1, 3)):
         y = winograd_convolution(maps, *prepared, channels=out, kernel_size=size)
         bound = (torch.finfo(dtype).eps + weight[0].numel() * torch.finfo(torch.float32).eps) * gold.abs().max()
         assert (y - gold).abs().max() <= 2 * bound, (channels, out, size, dtype)
+from pyindexnet.ops.winograd import winograd_weight_gradient
+x, grad = (torch.randn(2, c, 13, 30).contiguous(memory_format=torch.channels_last) for c in (21, 33))
+gold = torch.nn.grad.conv2d_weight(x.double(), (33, 21, 5, 5), grad.double(), padding=2)
+assert (winograd_weight_gradient(grad, x) - gold).abs().max() <= 3e-5 * gold.abs().max()
+from pyindexnet.ops.batch_norm import batch_norm_activation, batch_norm_activation_backward, batch_norm_statistics
+F = torch.nn.functional
+for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 21, 13, 9).to(dtype).contiguous(memory_format=layout)
+        exact = x.double().requires_grad_()
+        for slope, high in ((1.0, 0.0), (0.0, 1.5), (0.1, 0.0)):
+            z = F.batch_norm(exact, None, None, training=True)
+            gold = z if slope == 1 else z.clamp(0, high) if slope == 0 else F.leaky_relu(z, slope)
+            kinks = (z.abs() < 1e-3) | ((z - high).abs() < 1e-3)
+            grad = torch.randn(x.shape).to(dtype).masked_fill(kinks, 0).contiguous(memory_format=layout)
+            statistics = batch_norm_statistics(x)
+            arguments = (x, *statistics, torch.ones_like(statistics[0]), torch.zeros_like(statistics[0]))
+            options = {"eps": 1e-5, "slope": slope, "high": high}
+            y = batch_norm_activation(*arguments, **options)
+            grad_x = batch_norm_activation_backward(grad, *arguments, **options, batch=True)[0]
+            (gold_grad,) = torch.autograd.grad(gold, exact, grad.double())
+            for found, wanted in ((y, gold), (grad_x, gold_grad)):
+                bound = 2 * torch.finfo(dtype).eps + x[:, 0].numel() * torch.finfo(statistics[0].dtype).eps
+                assert (found - wanted).abs().max() <= bound * wanted.abs().max(), (dtype, layout, slope)
 print(count)
 """
 

@@ -341,6 +341,18 @@ PYINDEXNET_INLINE Vec<T> load_between(const T* p, int64_t from, int64_t to) {
 #endif
 }
 
+// The first `count` lanes; the memory of the others is not touched.
+template <class T, class V>
+PYINDEXNET_INLINE void store_first(T* p, int64_t count, V a) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), a.v);
+  if constexpr (std::is_same_v<T, double>) return _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1u), a.v);
+#endif
+  alignas(64) T buffer[V::size];
+  store(buffer, a);
+  for (int64_t l = 0; l < count; ++l) p[l] = buffer[l];
+}
+
 // Fewer lanes than a vector, or lanes apart from each other: through a buffer. Unused lanes are 0. Not inlined: one copy each.
 template <class T>
 __attribute__((noinline)) auto load_lanes(const T* p, int64_t stride, int count) {

@@ -15,10 +15,9 @@ from pyindexnet.adoption.probe import NotThisKind, Probe, ProbeError
 from pyindexnet.adoption.recognisers import RECOGNISERS
 from pyindexnet.adoption.report import Entry, Report
 from pyindexnet.models.checkpoints import CheckpointError, model_from_checkpoint, published_network
+from pyindexnet.nn.batch_norm import HOOKS
 from pyindexnet.testing.parity import error, tolerance
 
-#: Tables of hooks of nn.Module: a fused module does not call the layers that they hang on.
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: Tables of hooks that run when weights are saved and loaded; those of the layers go on running.
 STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 #: Methods of nn.Module beside its forward; a fused module has PyTorch's own.

@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from pyindexnet.nn.batch_norm import normalize_and_activate
+from pyindexnet.nn.filtered_conv import convolve
+
+_LINEAR = nn.Identity()
+
 
 class ConvBNAct(nn.Module):
     """Convolution, batch norm, activation: the unit that inference folds into one convolution.
@@ -45,8 +50,10 @@ class ConvBNAct(nn.Module):
         self.act = nn.Identity() if activation is None else activation()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = self.bn(self.conv(x))
-        return self.act(y if residual is None else y + residual)
+        y = convolve(self.conv, x)
+        if residual is None:
+            return normalize_and_activate(self.bn, self.act, y)
+        return self.act(normalize_and_activate(self.bn, _LINEAR, y) + residual)
 
 
 class DepthwiseSeparable(nn.Sequential):

@@ -22,13 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pyindexnet import backends
 from pyindexnet.nn.conv import ConvBNAct
+from pyindexnet.nn.filtered_conv import filterable
 from pyindexnet.ops import winograd
 from pyindexnet.ops.winograd import transform_weight, winograd_convolution
 
-#: Side of the kernels that are convolved by minimal filtering: it saves a 3 x 3 kernel less and costs it more accuracy.
-FILTERED_SIZE = 5
 _FEWEST_PIXELS = 256
-_MOST_WEIGHTS = 1 << 16  # input times output channels: 16 MiB when transformed
 _Attribute = tuple[str, list[float]]
 #: Bounds of the output of an activation that does no more than bound its input.
 _BOUNDS: dict[type[nn.Module], Callable[[Any], tuple[float, float]]] = {
@@ -75,13 +73,7 @@ class FusedConv(nn.Module):
             if not isinstance(self.act, nn.Identity):
                 raise ValueError(f"FusedConv: act must be None after a norm with an activation of its own, got {act}")
             self.act = nn.LeakyReLU(slope)
-        self._filterable = (
-            (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
-            and self.weight.shape[2] == self.weight.shape[3] == FILTERED_SIZE
-            and self.padding == (FILTERED_SIZE // 2, FILTERED_SIZE // 2)
-            and type(self.act) in _BOUNDS
-            and self.weight.shape[0] * self.weight.shape[1] <= _MOST_WEIGHTS
-        )
+        self._filterable = filterable(conv) and type(self.act) in _BOUNDS
         self._kept: tuple[tuple[Any, ...], Any, list[Tensor]] | None = None
 
     def extra_repr(self) -> str:

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.batch_norm import HALF, batch_statistics, count_batch, track_statistics
 from pyindexnet.nn.conv import ConvBNAct
 
 WEIGHTS = ("raw", "positive")
-HALF = (torch.float16, torch.bfloat16)
 
 
 class InPlaceABN(nn.Module):
@@ -114,31 +114,22 @@ class InPlaceABN(nn.Module):
         group = self.process_group or dist.group.WORLD
         return group if dist.get_world_size(group) > 1 else None
 
-    def _factor(self) -> float:
-        """Weight of this batch in the running statistics."""
-        self.num_batches_tracked += 1
-        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-
     @torch.no_grad()
     def _statistics(self, x: Tensor, group: Any) -> tuple[Tensor, Tensor, int]:
         """Mean, biased variance and number of values for each channel, of all processes; the running ones follow."""
         count = x.numel() // self.channels
-        # Without buffers a CPU gives the statistics of a half type in that type, which overflows at 65,504.
-        buffer = x.new_zeros(2, self.channels, dtype=torch.float32) if x.dtype in HALF else (None, None)
-        mean, var = torch.batch_norm_update_stats(x, buffer[0], buffer[1], 0.0)
+        mean, var = batch_statistics(x)
         if group is not None:
             mean, var, count = _joined(mean, var, count, group)
         if count < 2:
             raise ValueError(f"InPlaceABN: x must hold more than one value per channel in training, got {tuple(x.shape)}")
-        factor = self._factor()
-        self.running_mean.lerp_(mean.to(self.running_mean), factor)
-        self.running_var.lerp_(var.to(self.running_var) * (count / (count - 1)), factor)
+        track_statistics(self, mean, var, count)
         return mean, var, count
 
     def _out_of_place(self, x: Tensor, group: Any) -> Tensor:
         if group is not None:
             raise NotImplementedError("InPlaceABN: sync must be False under torch.compile, got True")
-        factor = self._factor() if self.training else 0.0
+        factor = count_batch(self) if self.training else 0.0
         y = F.batch_norm(x, self.running_mean, self.running_var, self.gamma(), self.bias, self.training, factor, self.eps)
         return y if self.negative_slope == 1 else F.leaky_relu(y, self.negative_slope)
 

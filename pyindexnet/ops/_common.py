@@ -116,7 +116,7 @@ _AVAILABILITY: dict[str, Callable[..., str | None]] = {
 }
 
 
-def _absent_kernel(op: str, backend: str) -> Callable[..., str | None] | None:
+def absent_kernel(op: str, backend: str) -> Callable[..., str | None] | None:
     """The reason where an extension that was built before the operator existed lacks its kernel."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(backend)
     if key is None or _extension.MODULE is None or (backend == "cuda" and not CUDA_ARCHITECTURES):
@@ -197,7 +197,7 @@ def register_family(op: str, *definitions: Definition) -> None:
         launcher = _triton_launcher(definition.name, op)
         torch.library.impl(f"{name}_triton", ("cpu", "cuda"), definition.checked(launcher))
     for backend, why_not in _AVAILABILITY.items():
-        backends.register(op, backend, _absent_kernel(op, backend) or why_not)
+        backends.register(op, backend, absent_kernel(op, backend) or why_not)
         _overloads[op, backend] = getattr(torch.ops.pyindexnet, op + SUFFIX[backend]).default
 
 

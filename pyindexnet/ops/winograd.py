@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _extension
+from ._common import absent_kernel
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 KERNEL_SIZES = (3, 5)
@@ -34,6 +35,9 @@ torch.library.define(
     "(Tensor x, Tensor more, Tensor weight, Tensor bias, int channels, int kernel_size, float low, float high) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_GRADIENT = "pyindexnet::winograd_weight_gradient"
+torch.library.define(_GRADIENT, "(Tensor grad, Tensor x, int kernel_size) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_absent = absent_kernel("winograd_weight_gradient", "cpu")
 
 
 @torch.library.register_fake(_NAME)
@@ -44,10 +48,20 @@ def _fake(
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def why_not(x: Tensor, weight: Tensor) -> str | None:
-    """None where the kernel can convolve ``x`` with ``weight`` (K, C, r, r), else the reason why it cannot."""
+@torch.library.register_fake(_GRADIENT)
+def _fake_gradient(grad: Tensor, x: Tensor, kernel_size: int) -> Tensor:
+    return x.new_empty((len(POINTS) + 1) ** 2 * x.shape[1], grad.shape[1] + -grad.shape[1] % VECTOR)
+
+
+def why_not(x: Tensor, weight: Tensor, *, training: bool = False) -> str | None:
+    """None where the kernel can convolve ``x`` with ``weight`` (K, C, r, r), else the reason why it cannot.
+
+    ``training``: whether the gradient of the weight is wanted too.
+    """
     if _extension.MODULE is None:
         return _extension.REASON
+    if training and _absent is not None:
+        return _absent()
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16 on the CPU, not {x.dtype} on {x.device}"
     if x.dtype == torch.bfloat16 and _TILES:
@@ -66,17 +80,47 @@ def transform_weight(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tenso
         (64, C, K') and (K',), K' = K rounded up to a multiple of 16, float32.
     """
     channels, _, size, _ = weight.shape
+    g = _evaluation(size, weight.device)
+    points = torch.einsum("ia,kcab,jb->ijck", g, weight.double(), g).flatten(0, 1)  # (64, C, K)
+    padding = (0, -channels % VECTOR)
+    bias = weight.new_zeros(channels) if bias is None else bias
+    return F.pad(points, padding).float().contiguous(), F.pad(bias.float(), padding).contiguous()
+
+
+def _evaluation(size: int, device: torch.device) -> Tensor:
+    """G, (8, size) in float64."""
     rows = []
     for j, point in enumerate(POINTS):
         scale = 1.0
         for k, other in enumerate(POINTS):
             scale *= point - other if k != j else 1.0
         rows.append([point**t / scale for t in range(size)])
-    g = weight.new_tensor([*rows, [0.0] * (size - 1) + [1.0]], dtype=torch.float64)  # (8, r)
-    points = torch.einsum("ia,kcab,jb->ijck", g, weight.double(), g).flatten(0, 1)  # (64, C, K)
-    padding = (0, -channels % VECTOR)
-    bias = weight.new_zeros(channels) if bias is None else bias
-    return F.pad(points, padding).float().contiguous(), F.pad(bias.float(), padding).contiguous()
+    return torch.tensor([*rows, [0.0] * (size - 1) + [1.0]], dtype=torch.float64, device=device)
+
+
+def winograd_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the weights of :func:`winograd_convolution` with kernels of 5 x 5.
+
+    The convolution is linear in g, so that its transpose is the gradient: with D a tile of ``grad`` and d one of ``x``, summed
+    over all tiles,
+
+        grad_g = G' [(A D A') * (B' d B)] G
+
+    Args:
+        grad: (N, K, H, W), float32 on the CPU, channels_last or a slice of channels of such a map, K >= 16.
+        x: (N, C, H, W), the same, C >= 16.
+    Returns:
+        (K, C, 5, 5), float32; G is applied in float64.
+    Raises:
+        RuntimeError: shape, dtype or layout.
+    Memory: scratch of about 1 MiB and 256 C K' bytes for each thread. Deterministic: yes, for a number of threads.
+    """
+    size = KERNEL_SIZES[-1]
+    sums = torch.ops.pyindexnet.winograd_weight_gradient(grad, x, size)
+    points = len(POINTS) + 1
+    sums = sums.view(points, points, x.shape[1], -1)[..., : grad.shape[1]]
+    g = _evaluation(size, x.device)
+    return torch.einsum("ia,ijck,jb->kcab", g, sums.double(), g).float()
 
 
 def winograd_convolution(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.gate import WrongResult
-from bench.models import check_model, run_models, variants
+from bench.models import check_model, model_side, run_models, variants
 from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
 from pyindexnet import backends, use_backend
@@ -51,6 +51,20 @@ def test_gate(name: str) -> None:
 needs_cpu = pytest.mark.skipif(
     backends.why_not("indexed_pool", "cpu") is not None, reason=str(backends.why_not("indexed_pool", "cpu"))
 )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_form_runs_none_of_our_kernels(name: str) -> None:
+    """One training step of the side that all others are compared with."""
+    model, backend = variants(name, [], False, [], "training step", torch.float32)["eager"]
+    network = NETWORKS[name]
+    x = network.picture((2, network.channels, 64, 64))
+    side = model_side("eager", model.train(), backend, x, "training step")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as trace:
+        side.call(side.prepare())
+    names = {event.key for event in trace.key_averages()}
+    assert "aten::native_batch_norm_backward" in names
+    assert not [key for key in names if "pyindexnet" in key]
 
 
 @needs_cpu

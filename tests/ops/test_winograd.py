@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyindexnet.ops import winograd
-from pyindexnet.ops.winograd import transform_weight, why_not, winograd_convolution
+from pyindexnet.ops.winograd import transform_weight, why_not, winograd_convolution, winograd_weight_gradient
 from pyindexnet.testing.parity import error, tolerance
 
 pytestmark = pytest.mark.skipif(winograd._extension.MODULE is None, reason=winograd._extension.REASON)
@@ -142,3 +142,52 @@ def test_errors(position: int, value: object, message: str) -> None:
     arguments[position] = value
     with pytest.raises(RuntimeError, match=f"winograd_convolution: {message}"):
         torch.ops.pyindexnet.winograd_convolution(*arguments)
+
+
+#: channels, output channels, N, H, W
+GRADIENTS = [(16, 16, 1, 1, 1), (17, 33, 2, 13, 30), (24, 16, 1, 61, 6), (48, 40, 3, 7, 9)]
+
+
+@pytest.mark.parametrize("case", GRADIENTS, ids=lambda c: "x".join(map(str, c)))
+def test_weight_gradient(case: tuple[int, ...]) -> None:
+    channels, out, *size = case
+    torch.manual_seed(0)
+    n, h, w = size
+    x, grad = (torch.randn(n, c, h, w).contiguous(memory_format=torch.channels_last) for c in (channels, out))
+    shape = (out, channels, 5, 5)
+    gold = torch.nn.grad.conv2d_weight(x.double(), shape, grad.double(), padding=2)
+    judge = error(torch.nn.grad.conv2d_weight(x, shape, grad, padding=2), gold)
+    found = winograd_weight_gradient(grad, x)
+    products = 64 * n * -(-h // 4) * -(-w // 4)  # of the points of all tiles
+    assert error(found, gold) <= tolerance(gold, judge, products, torch.float32)
+    assert error(found, gold) <= 3e-5 * gold.abs().max()
+
+
+def test_weight_gradient_of_slices() -> None:
+    torch.manual_seed(0)
+    x, grad = (torch.randn(2, 48, 9, 11).contiguous(memory_format=torch.channels_last)[:, 16:40] for _ in range(2))
+    dense = (t.contiguous(memory_format=torch.channels_last) for t in (grad, x))
+    assert torch.equal(winograd_weight_gradient(grad, x), winograd_weight_gradient(*dense))
+    assert torch.equal(winograd_weight_gradient(grad[:0], x[:0]), torch.zeros(24, 24, 5, 5))
+    torch.library.opcheck(
+        torch.ops.pyindexnet.winograd_weight_gradient.default, (grad, x, 5), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (0, torch.zeros(1, 16, 9, 8), "grad must have the size of x, got 9"),
+        (0, torch.zeros(1, 16, 8, 8), "grad must be channels_last"),
+        (0, torch.zeros(1, 8, 8, 8).contiguous(memory_format=torch.channels_last), "16 channels, got 16 and 8"),
+        (1, torch.zeros(1, 16, 8), "x must have 4 dimensions, got 3"),
+        (1, torch.zeros(1, 16, 8, 8).double(), "x must be float32"),
+        (2, 3, "kernel_size must be 5, got 3"),
+    ],
+)
+def test_weight_gradient_errors(position: int, value: object, message: str) -> None:
+    x = torch.zeros(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    arguments: list[object] = [x, x, 5]
+    arguments[position] = value
+    with pytest.raises(RuntimeError, match=f"winograd_weight_gradient: .*{message}"):
+        torch.ops.pyindexnet.winograd_weight_gradient(*arguments)
