@@ -21,7 +21,7 @@ from .operators import all_cases, default_cases, fused_backends, run_ops
 from .ops import BENCHES
 from .ops.case import LAYOUTS, MODES, Case
 from .peers import PEERS
-from .results import Row
+from .results import Row, number
 from .run import Effort, make_clock
 
 _QUICK_EFFORT = Effort(rounds=5, seconds=0.2, max_seconds=2.0)
@@ -134,7 +134,7 @@ def _line(row: Row) -> str:
         ("speedup_eager", "x eager"),
         ("speedup_compile", "x compile"),
     )
-    return case + "".join(f" {report.number(row[name]):>6} {unit}" for name, unit in found)
+    return case + "".join(f" {number(row[name]):>6} {unit}" for name, unit in found)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench report``: docs/benchmarks.md, a picture for each device and a short table in README, from result files."""
+"""``python -m bench report``: docs/benchmarks.md and .html, a picture for each device, a table in README."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .ops.affinity import MATERIALISED
-from .results import GPU_ALLOCATOR, Row, latest, read
+from .report_page import page
+from .results import Row, elements, groups, latest, number, read, where
 
 PEERS = ("copy", "eager", "compile", MATERIALISED, "reference")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -36,14 +37,6 @@ Made by `python -m bench report` from `bench/results`; the numbers are measured 
 """
 
 
-def number(text: str) -> str:
-    """For people: three significant digits without an exponent; a dash where there is nothing."""
-    if not text:
-        return "–"
-    value = float(text)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """A Markdown table; columns after the first ``left`` are aligned to the right."""
     rule = ["---" if i < left else "---:" for i in range(len(header))]
@@ -68,14 +61,6 @@ def case_table(rows: Iterable[Row]) -> str:
     return table(header, lines, left=6)
 
 
-def _groups(rows: Iterable[Row], *names: str) -> list[tuple[tuple[str, ...], list[Row]]]:
-    """Rows by the values of some columns, in the order of first appearance."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return list(groups.items())
-
-
 def _span(values: Sequence[float], unit: str = "") -> str:
     if not values:
         return "–"
@@ -92,18 +77,11 @@ def _values(rows: Iterable[Row], name: str) -> list[float]:
     return [float(row[name]) for row in rows if row[name]]
 
 
-def _elements(row: Row) -> int:
-    size = 1
-    for part in row["shape"].split()[0].split("x"):
-        size *= int(part)
-    return size
-
-
 def short_table(rows: Iterable[Row]) -> str:
     """One line for each operator, fused backend and mode: the range over all cases of one device and allocator."""
     lines = []
-    for (op, backend, mode, dtype), group in _groups(ours(rows), "op", "backend", "mode", "dtype"):
-        largest = max(group, key=_elements)
+    for (op, backend, mode, dtype), group in groups(ours(rows), "op", "backend", "mode", "dtype"):
+        largest = max(group, key=elements)
         lines.append(
             (
                 op,
@@ -123,12 +101,6 @@ def losses(rows: Iterable[Row]) -> list[Row]:
     return [r for r in ours(rows) if any(v < 1 for name in ("speedup_eager", "speedup_compile") for v in _values([r], name))]
 
 
-def _where(row: Row) -> str:
-    if row["allocator"] == GPU_ALLOCATOR:
-        return row["device_name"]
-    return f"{row['device_name']}, {row['threads']} threads, {row['allocator']} allocator"
-
-
 def _sources(rows: Sequence[Row]) -> str:
     found = sorted({(r["date"][:10], r["commit"], r["torch"], r["triton"], r["cuda"]) for r in rows})
     parts = (f"{d}, commit {c}, PyTorch {t}, Triton {tr}, CUDA {cu}" for d, c, t, tr, cu in found)
@@ -144,9 +116,9 @@ def document(files: dict[str, list[Row]], pictures: dict[str, str]) -> str:
     """
     parts = [EXPLANATION]
     for name, rows in files.items():
-        for _, group in _groups(rows, "device_name", "threads", "allocator"):
+        for _, group in groups(rows, "device_name", "threads", "allocator"):
             kind = "Operators" if name.endswith("-ops") else "Models"
-            parts.append(f"## {kind}: {_where(group[0])}\n\n{_sources(group)}\n")
+            parts.append(f"## {kind}: {where(group[0])}\n\n{_sources(group)}\n")
             if kind == "Operators":
                 parts.append(short_table(group))
                 slower = losses(group)
@@ -173,7 +145,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     rows = [r for r in rows if r["layout"] == "contiguous" and " " not in r["shape"] and r["dtype"] == "float32"]
     if not rows:
         return
-    panels = dict(_groups(rows, "op", "mode"))
+    panels = dict(groups(rows, "op", "mode"))
     operators = list(dict.fromkeys(op for op, _ in panels))
     modes = [mode for mode in _MODES if any(m == mode for _, m in panels)]
     size = (4.6 * len(modes), 3.0 * len(operators) + 0.6)
@@ -189,8 +161,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     for i, op in enumerate(operators):
         for j, mode in enumerate(modes):
             axis, panel = axes[i][j], panels.get((op, mode), [])
-            shapes = sorted({r["shape"] for r in panel}, key=lambda s: (_elements({"shape": s}), s))
-            for (backend,), group in _groups(panel, "backend"):
+            shapes = sorted({r["shape"] for r in panel}, key=lambda s: (elements({"shape": s}), s))
+            for (backend,), group in groups(panel, "backend"):
                 found = {r["shape"]: float(r["gb_s"]) for r in group}
                 axis.plot(
                     [shapes.index(s) for s in found], list(found.values()), **{"label": backend, **styles.get(backend, {})}
@@ -203,7 +175,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
                 axis.set_ylabel("GB/s that must move", fontsize=8)
     handles = {label: h for row in axes for a in row for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
-    figure.suptitle(_where(rows[0]), fontsize=10)
+    figure.suptitle(where(rows[0]), fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -222,9 +194,9 @@ def readme_text(files: dict[str, list[Row]]) -> str:
     """Short tables of the operators, the tuned allocator on a CPU."""
     parts = []
     for name, rows in files.items():
-        for (_, _, allocator), group in _groups(rows, "device_name", "threads", "allocator"):
+        for (_, _, allocator), group in groups(rows, "device_name", "threads", "allocator"):
             if name.endswith("-ops") and allocator != "default":
-                parts.append(f"{_where(group[0])}:\n\n{short_table(group)}")
+                parts.append(f"{where(group[0])}:\n\n{short_table(group)}")
     return "\n".join(parts)
 
 
@@ -251,9 +223,9 @@ def write_report(results: Path, root: Path) -> list[Path]:
             if target.exists():
                 pictures[name] = target.name
                 written.append(target)
-    page = docs / "benchmarks.md"
-    page.write_text(document(files, pictures))
-    written.append(page)
+    for target, text in ((docs / "benchmarks.md", document(files, pictures)), (docs / "benchmarks.html", page(files))):
+        target.write_text(text)
+        written.append(target)
     readme = root / "README.md"
     if update_readme(readme, readme_text(files)):
         written.append(readme)

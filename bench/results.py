@@ -138,3 +138,34 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         series[tuple(row[name] for name in SERIES)] = row
     return list(series.values())
+
+
+def number(text: str) -> str:
+    """For people: three significant digits without an exponent; a dash where there is nothing."""
+    if not text:
+        return "–"
+    value = float(text)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def groups(rows: Iterable[Row], *names: str) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """Rows by the values of some columns, in the order of first appearance."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.items())
+
+
+def elements(row: Row) -> int:
+    """Of the shape of a case."""
+    size = 1
+    for part in row["shape"].split()[0].split("x"):
+        size *= int(part)
+    return size
+
+
+def where(row: Row) -> str:
+    """Device, threads and allocator, as people read it."""
+    if row["allocator"] == GPU_ALLOCATOR:
+        return row["device_name"]
+    return f"{row['device_name']}, {row['threads']} threads, {row['allocator']} allocator"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib.image
@@ -10,6 +11,7 @@ import pytest
 
 from bench import report, results
 from bench.__main__ import main
+from bench.report_page import page
 from bench.results import COLUMNS, Row
 
 #: op, backend, mode, layout, shape, p50_ms, host_ms, gb_s, pct_copy, speedup_eager, speedup_compile, allocator, commit
@@ -94,7 +96,7 @@ def test_a_call_that_the_host_cannot_feed_is_marked() -> None:
     ("text", "shown"), [("", "–"), ("0.0012345", "0.00123"), ("12.345", "12.3"), ("1234.5", "1234"), ("100", "100")]
 )
 def test_number(text: str, shown: str) -> None:
-    assert report.number(text) == shown
+    assert results.number(text) == shown
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,15 +107,15 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme.write_text(f"# Title\n{report.BEGIN}\nold\n{report.END}\nrest\n")
     command = ["report", "--results", str(tmp_path / "results"), "--root", str(tmp_path)]
     assert main(command) == 0
-    page = (tmp_path / "docs" / "benchmarks.md").read_text()
-    assert "## Operators: Some CPU, 2 threads, tuned allocator" in page
-    assert "## Operators: Some CPU, 2 threads, default allocator" in page
-    assert "## Models: Some CPU, 2 threads, tuned allocator" in page
-    assert page.index("tuned allocator\n") < page.index("default allocator\n")
-    assert page.count("![bandwidth against a copy](benchmarks-cpu.png)") == 1
-    assert page.count("Slower than a peer:") == 1
-    assert "Measured: 2026-01-02, commit aaa, PyTorch 2.13" in page
-    assert "9.0" not in page  # replaced by a later run
+    text_page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "## Operators: Some CPU, 2 threads, tuned allocator" in text_page
+    assert "## Operators: Some CPU, 2 threads, default allocator" in text_page
+    assert "## Models: Some CPU, 2 threads, tuned allocator" in text_page
+    assert text_page.index("tuned allocator\n") < text_page.index("default allocator\n")
+    assert text_page.count("![bandwidth against a copy](benchmarks-cpu.png)") == 1
+    assert text_page.count("Slower than a peer:") == 1
+    assert "Measured: 2026-01-02, commit aaa, PyTorch 2.13" in text_page
+    assert "9.0" not in text_page  # replaced by a later run
     height, width = matplotlib.image.imread(tmp_path / "docs" / "benchmarks-cpu.png").shape[:2]
     assert min(height, width) > 200
     text = readme.read_text()
@@ -121,7 +123,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert text.endswith(f"{report.END}\nrest\n")
     assert "old" not in text
     assert "default allocator" not in text
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
     assert main(command) == 0  # again: the same
     assert readme.read_text() == text
 
@@ -131,3 +133,43 @@ def test_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
     readme.write_text("# Title\n")
     assert not report.update_readme(readme, "table")
     assert readme.read_text() == "# Title\n"
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page() -> None:
+    """It stands alone, holds every row, draws operators against a copy and networks over their sizes, and escapes text."""
+    network = {"op": "indexnet_matting", "gb_s": "", "pct_copy": "", "peak_mib": "7"}
+    models = [row | network | {"shape": f"1x4x{side}x{side}"} for row in ROWS[1:2] for side in (64, 128)]
+    text = page({"cpu-ops": [ROWS[0] | {"commit": "<script>"}, *ROWS[1:]], "cpu-models": models})
+    parsed = _Page()
+    parsed.feed(text)
+    assert parsed.open == []
+    outside = [a for _, attributes in parsed.tags for k, a in attributes.items() if k in ("src", "href", "xlink:href")]
+    assert all((a or "").startswith("#") for a in outside)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert sum(tag == "tr" for tag, _ in parsed.tags) == len(ROWS) + len(models) + 3  # with a header for each device
+    assert sum(tag == "svg" for tag, _ in parsed.tags) == 4  # two allocators' bars; times and memory of the network
+    assert "indexed_pool, contiguous, float32" in parsed.text
+    assert "indexnet_matting, forward: peak memory" in parsed.text
+    assert page({"cpu-models": models}) == page({"cpu-models": models})
