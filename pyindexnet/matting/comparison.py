@@ -6,6 +6,7 @@ Sources: A. Levin et al.: A Closed-Form Solution to Natural Image Matting, PAMI 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,7 +59,8 @@ def classical(name: str) -> Predict:
 
     def predict(image: np.ndarray, trimap: np.ndarray) -> np.ndarray:
         levels = np.where(trimap == UNKNOWN, 0.5, trimap / 255.0)
-        alpha = np.clip(estimate(image.astype(np.float64), levels), 0, 1).astype(np.float32)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints advice on its speed
+            alpha = np.clip(estimate(image.astype(np.float64), levels), 0, 1).astype(np.float32)
         alpha[trimap == BACKGROUND] = 0
         alpha[trimap == FOREGROUND] = 1
         return alpha
