@@ -37,7 +37,10 @@ def evaluate(
     ] = "plain",
     on_error: Annotated[str, typer.Option(help="At a missing or broken file: stop, or skip it with a warning.")] = "stop",
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Checkpoint. Without it: the trimap taken for the alpha.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|NAME", help="Checkpoint, or weights of the package. Without it: the trimap taken for the alpha."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Network, by name. Default: what the weights were saved from.")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
