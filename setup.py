@@ -159,7 +159,7 @@ setup(
         "pyindexnet.kernels",
     ],
     package_dir={"pyindexnet.kernels": "kernels"},
-    package_data={"pyindexnet.configs": ["*.yaml"]},
+    package_data={"pyindexnet.configs": ["*.yaml"], "pyindexnet.weights": ["*.safetensors"]},
     ext_modules=[] if without else [Extension("pyindexnet._C", sources=[])],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -37,13 +37,13 @@ from pyindexnet import backends
 from pyindexnet.matting import composite, predict_alpha, quantize_trimap, read_picture, write_pictures
 from pyindexnet.matting.compose import cover
 from pyindexnet.matting.images import to_integers, to_unit
-from pyindexnet.models import create_model
+from pyindexnet.models import PRETRAINED, pretrained_model
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 TRIMAP = Path(__file__).parent / "astronaut_trimap.png"
-UNTRAINED = "UNTRAINED WEIGHTS: the network has random weights (seed 0), so its alpha is noise and not a matte."
+WEIGHTS = "procedural"
 
 
 class OperatorRecorder(TorchDispatchMode):
@@ -196,15 +196,13 @@ def main() -> None:
     console = Console(width=max(Console().width, 100), soft_wrap=True)
     fused = fused_backend(device)
     image, trimap = data.astronaut(), quantize_trimap(read_picture(TRIMAP).pixels)
-    torch.manual_seed(0)
-    model = create_model("indexnet_matting", index_network="m2o", nonlinear=True, context=True, index_width=1)
-    model = model.eval().to(device)
+    model = pretrained_model(WEIGHTS).to(device)
 
     height, width = trimap.shape
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     console.print(f"pyindexnet {pyindexnet.__version__}, torch {torch.__version__}, {device} ({where}), {platform.platform()}")
-    console.print(f"IndexNet Matting (M2O, nonlinear, context), scikit-image's astronaut, {width} x {height}, float32")
-    console.print(f"[bold yellow]{UNTRAINED}[/]\n")
+    options = ", ".join(f"{name}={value}" for name, value in model.config["options"].items())
+    console.print(f"{model.config['name']} ({options}), scikit-image's astronaut, {width} x {height}, float32\n")
 
     variants = []
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -233,7 +231,7 @@ def main() -> None:
         f"alpha, fused operators ({times[best]:.2f} s)": fast,
         "composite": blended,
     }
-    comparison(panels, UNTRAINED, arguments.output / "comparison.png")
+    comparison(panels, f"Weights {WEIGHTS!r}: {PRETRAINED[WEIGHTS]}", arguments.output / "comparison.png")
     console.print(f"\nWrote {', '.join(str(arguments.output / f'{n}.png') for n in ('alpha', 'composite', 'comparison'))}")
 
 

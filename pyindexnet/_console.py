@@ -149,11 +149,30 @@ def select_device(name: str | None) -> str:
 
 
 def load_model(name: str | None, options: dict[str, Any], weights: Path | None) -> nn.Module:
-    """A network in evaluation mode; without weights, its initialisation under seed 0."""
+    """A network in evaluation mode; without weights, its initialisation under seed 0.
+
+    Args:
+        weights: a file; or a name of :data:`pyindexnet.models.PRETRAINED`, unless a file is called so.
+    """
     import torch
 
-    from pyindexnet.models import CheckpointError, create_model, load_checkpoint, model_from_checkpoint
+    from pyindexnet.models import (
+        PRETRAINED,
+        CheckpointError,
+        create_model,
+        load_checkpoint,
+        model_from_checkpoint,
+        pretrained_model,
+    )
 
+    if str(weights) in PRETRAINED and not Path(str(weights)).exists():
+        network = pretrained_model(str(weights))
+        of = network.config["name"]  # type: ignore[index]
+        if name not in (None, of):
+            raise ValueError(f"weights {str(weights)!r} are of {of}, got --model {name}")
+        if options:
+            raise ValueError(f"weights {str(weights)!r} know their options, got --option {', '.join(options)}")
+        return network
     if weights is not None and name is None and not options:
         try:
             return model_from_checkpoint(weights).eval()

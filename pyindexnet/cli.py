@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyindexnet.matting.batch import Failure, Job
     from pyindexnet.matting.tiling import Tiling
 
+#: Of ``matte`` without --weights, --model and --option.
+DEFAULT_WEIGHTS = "procedural"
 UNTRAINED = "no --weights: the network is untrained (random weights, seed 0), its alpha is noise, not a matte"
 
 app = typer.Typer(
@@ -110,7 +112,12 @@ def matte(
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Checkpoint (.safetensors, .pt, .pth). Without it: untrained weights."),
+        typer.Option(
+            metavar="FILE|NAME",
+            help=f"Checkpoint (.safetensors, .pt, .pth), or weights of the package, by name. Default: {DEFAULT_WEIGHTS}, of"
+            f" {_console.DEFAULT_MODEL}; for another --model, or with --option, untrained weights.",
+            show_default=False,
+        ),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="reference, cpu, cuda or triton. Default: the fastest that runs here.")
@@ -169,6 +176,8 @@ def matte(
 
     if max_memory is None:  # it keeps freed memory, see OVERHEAD in matting/tiling.py
         tune_allocator()
+    if weights is None and model is None and not option:
+        weights = Path(DEFAULT_WEIGHTS)
     warned: list[str] = []
     with _console.input_errors():
         from pyindexnet.matting.batch import plan, run_job

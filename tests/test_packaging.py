@@ -58,6 +58,7 @@ def test_wheel_holds_the_packages(distributions: tuple[Path, Path]) -> None:
     for package in ("", "commands/", "kernels/", "matting/", *inner, "models/", "nn/", "ops/", "reference/", "testing/"):
         assert f"pyindexnet/{package}__init__.py" in names
     assert "pyindexnet/configs/procedural.yaml" in names
+    assert "pyindexnet/weights/procedural.safetensors" in names
     assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/", "kernels/"))]
     assert "py3-none-any" in distributions[1].name
     for package in ("data", "losses"):
@@ -73,6 +74,7 @@ def test_wheel_works(distributions: tuple[Path, Path], tmp_path: Path) -> None:
         "assert pathlib.Path(pyindexnet.__file__).is_relative_to(sys.argv[1]), pyindexnet.__file__\n"
         "y = pyindexnet.indexed_pool(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 2, 2))\n"
         "assert torch.equal(y, torch.ones(1, 2, 2, 2))\n"
+        "assert pyindexnet.models.pretrained_model()(torch.rand(1, 4, 32, 32)).shape == (1, 1, 32, 32)\n"
         "print(len(pyindexnet.models.list_models()))\n"
     )
     # Isolated from the checkout: no current folder on the path, no editable install.

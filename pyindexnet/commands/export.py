@@ -36,7 +36,7 @@ def export(
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the network; repeatable.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Checkpoint (.safetensors, .pt, .pth). Without it: untrained weights."),
+        typer.Option(metavar="FILE|NAME", help="Checkpoint, or weights of the package. Without it: untrained weights."),
     ] = None,
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the input that the file takes.")] = "512x512",
     dynamic: Annotated[

@@ -13,12 +13,14 @@ from pyindexnet.models.deeplabv3plus_matting import DeepLabV3PlusMatting
 from pyindexnet.models.fuse import fuse
 from pyindexnet.models.indexnet_matting import IndexNetMatting
 from pyindexnet.models.mobilenetv2 import MobileNetV2
+from pyindexnet.models.pretrained import PRETRAINED, pretrained_model
 from pyindexnet.models.refinenet_matting import RefineNetMatting
 from pyindexnet.models.registry import create_model, list_models, model_options, register_model
 from pyindexnet.models.resnet import ResNet50
 from pyindexnet.models.tmfnet import TMFNet, TMFNetBaseline
 
 __all__ = [
+    "PRETRAINED",
     "A2UMatting",
     "CheckpointError",
     "DeepLabV3PlusMatting",
@@ -35,6 +37,7 @@ __all__ = [
     "load_checkpoint",
     "model_from_checkpoint",
     "model_options",
+    "pretrained_model",
     "register_model",
     "save_checkpoint",
 ]

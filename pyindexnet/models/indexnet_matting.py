@@ -87,6 +87,16 @@ class Head(nn.Module):
         self.reduce = _decoder_conv(conv, channels, 1, kernel_size)
         self.predict = nn.Conv2d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Let alpha be the one channel, spread about 1/2. With random signs the last kernel, which has no bias, starts as an
+        edge detector whose mean may be negative, and training from random weights stays at alpha = 0 for hundreds of steps.
+        """
+        nn.init.dirac_(self.predict.weight)
+        norm = next(m for m in reversed(list(self.reduce.modules())) if isinstance(m, nn.BatchNorm2d))
+        norm.weight.fill_(0.5)
+        norm.bias.fill_(0.5)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.predict(self.reduce(x))
 
@@ -175,6 +185,7 @@ class IndexNetMatting(nn.Module):
         )
         self.head = Head(channels[0], conv=decoder_conv, kernel_size=decoder_kernel_size)
         init_weights(self)
+        self.head.start_as_identity()
 
         def resampling(channels: int) -> Resampling:
             if index_network == "max":

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyindexnet.matting import composite, predict_alpha, read_picture, write_pictures
 from pyindexnet.matting.images import to_integers
-from pyindexnet.models import create_model, load_checkpoint, save_checkpoint
+from pyindexnet.models import PRETRAINED, create_model, load_checkpoint, pretrained_model, save_checkpoint
 from tests.golden import published_state_dict
 from tests.matte.run import TINY, UNTRAINED, fused_alpha, tiny_model
 from tests.matting.pictures import encoded, photograph, stored, trimap, with_orientation
@@ -211,3 +211,24 @@ def test_real_photograph(command, folder, weights):
     blended = read_picture("out/alpha_composite.png").pixels
     assert np.array_equal(blended[drawn == 0], read_picture(lemur / "beach.png").pixels[drawn == 0])
     assert np.array_equal(blended[drawn == 255], read_picture(lemur / "lemur.png").pixels[drawn == 255])
+
+
+def test_without_weights_those_of_the_package(command, folder):
+    result = command("i.png", "t.png", "-o", "out/alpha.png")
+    assert result.code == 0
+    assert result.err == f"weights 'procedural' of indexnet_matting: {PRETRAINED['procedural']}\n"
+    model = pretrained_model("procedural").to(memory_format=torch.channels_last)
+    expected = predict_alpha(model, photograph(), trimap())
+    assert np.array_equal(read_picture("out/alpha.png").pixels, to_integers(expected, 8))
+    named = command("i.png", "t.png", "-o", "out/named.png", "--weights", "procedural", "--model", "indexnet_matting")
+    assert (named.code, named.err) == (0, result.err)
+    assert Path("out/named.png").read_bytes() == Path("out/alpha.png").read_bytes()
+
+
+def test_weights_of_the_package_are_of_one_network(command, folder):
+    asked = ("i.png", "t.png", "-o", "out/alpha.png", "--weights", "procedural")
+    assert "are of indexnet_matting, got --model tmfnet" in command(*asked, "--model", "tmfnet").err
+    assert "know their options, got --option width" in command(*asked, *TINY).err
+    assert not os.listdir("out")
+    untrained = command("i.png", "t.png", "-o", "out/alpha.png", "--model", "tmfnet", "--option", "width=0.125")
+    assert UNTRAINED in untrained.err

@@ -344,6 +344,21 @@ def test_normalizations(encoder: str, decoder: str) -> None:
     assert model(torch.rand(1, 4, 32, 32)).isfinite().all()
 
 
+@pytest.mark.parametrize("decoder_conv", ["std", "depsep"])
+@pytest.mark.parametrize("decoder_kernel_size", [3, 5])
+def test_fresh_alpha_is_spread_about_one_half(decoder_conv: str, decoder_kernel_size: int) -> None:
+    """And passes gradients on: from random signs the last kernel let training stay at alpha = 0."""
+    torch.manual_seed(0)
+    model = create_model("indexnet_matting", width=0.25, decoder_conv=decoder_conv, decoder_kernel_size=decoder_kernel_size)
+    x = torch.randn(2, 4, 64, 64)
+    reduced: list[Tensor] = []
+    model.head.reduce.register_forward_hook(lambda module, args, output: reduced.append(output))
+    y = model(x)
+    assert torch.equal(y, reduced[0])
+    assert 0.3 < y.median() < 0.7
+    assert (y > 0).float().mean() > 0.6
+
+
 def test_modelwise_network_is_one_module() -> None:
     model = tiny(index_network="o2o_modelwise")
     networks = [key for key in model.state_dict() if ".network." in key]
