@@ -84,7 +84,8 @@ def normalize_and_activate(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor
     """
     shape = None if captured() else _activation(act)
     if shape is None or not _fusable(norm, act, x):
-        return act(norm(x))
+        x = norm(x)  # lets go of the input before the activation
+        return act(x)
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None

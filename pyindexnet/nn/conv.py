@@ -50,10 +50,10 @@ class ConvBNAct(nn.Module):
         self.act = nn.Identity() if activation is None else activation()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = convolve(self.conv, x)
+        # no name for the convolution's output: without gradients it is freed before the activation
         if residual is None:
-            return normalize_and_activate(self.bn, self.act, y)
-        return self.act(normalize_and_activate(self.bn, _LINEAR, y) + residual)
+            return normalize_and_activate(self.bn, self.act, convolve(self.conv, x))
+        return self.act(normalize_and_activate(self.bn, _LINEAR, convolve(self.conv, x)) + residual)
 
 
 class DepthwiseSeparable(nn.Sequential):
