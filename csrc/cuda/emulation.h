@@ -104,7 +104,7 @@ class Pool {
     if (shared_bytes > 48 * 1024) fail("dynamic shared memory above 48 KiB needs an opt-in");
     std::lock_guard one_launch(launch_);
     while (workers_.size() < threads) {
-      workers_.emplace_back(&Pool::work, this, static_cast<unsigned>(workers_.size()));
+      workers_.emplace_back(&Pool::work, this, static_cast<unsigned>(workers_.size()), ticket_);
       workers_.back().detach();
     }
     while (warps_.size() * kWarp < threads) warps_.push_back(std::make_unique<Warp>());
@@ -147,8 +147,9 @@ class Pool {
     done_.wait(lock, [&] { return running_ == 0; });
   }
 
-  void work(unsigned linear) {
-    uint64_t seen = 0;
+  // `seen`: the last ticket of before the thread began. It must not take that for its own: it would run the new kernel early,
+  // and be counted out of a block that it was not counted into.
+  void work(unsigned linear, uint64_t seen) {
     for (;;) {
       {
         std::unique_lock lock(mutex_);
