@@ -28,13 +28,15 @@ def losses(folder: Path) -> list[float]:
 
 def test_loss_falls_and_weights_load(tmp_path: Path) -> None:
     config = tiny.tiny_config(
-        data={"source": "procedural", "length": 10}, schedule={"steps": 40}, optimizer={"lr": 0.01}, export="float16"
+        data={"source": "procedural", "length": 10, "kinds": ["bubbles"]},
+        schedule={"steps": 40},
+        optimizer={"lr": 0.003},
+        export="float16",
     )
     result = train(config, tmp_path, quiet=True)
     course = losses(tmp_path)
     assert len(course) == 40
-    # items are few and differ, and the head starts near the answer
-    assert sum(course[-20:]) / 20 < 0.95 * sum(course[:10]) / 10
+    assert sum(course[-10:]) < 0.8 * sum(course[:10])
     with safetensors.safe_open(result.weights, framework="pt") as file:
         assert json.loads(file.metadata()["training"]) == config.model_dump(mode="json")
         assert all(file.get_tensor(k).dtype in (torch.float16, torch.int64) for k in file.keys())  # noqa: SIM118
