@@ -191,12 +191,13 @@ def update_readme(path: Path, text: str) -> bool:
 
 
 def readme_text(files: dict[str, list[Row]]) -> str:
-    """Short tables of the operators, the tuned allocator on a CPU."""
+    """Short tables of the operators, the tuned allocator on a CPU; of several machines the one that was measured last."""
     parts = []
     for name, rows in files.items():
-        for (_, _, allocator), group in groups(rows, "device_name", "threads", "allocator"):
-            if name.endswith("-ops") and allocator != "default":
-                parts.append(f"{where(group[0])}:\n\n{short_table(group)}")
+        tuned = [row for row in rows if row["allocator"] != "default"]
+        if name.endswith("-ops") and tuned:
+            last = where(max(tuned, key=lambda row: row["date"]))
+            parts.append(f"{last}:\n\n{short_table(row for row in tuned if where(row) == last)}")
     return "\n".join(parts)
 
 
