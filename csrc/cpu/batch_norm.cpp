@@ -19,8 +19,7 @@ using torch::headeronly::ScalarType;
 
 constexpr int64_t kWidest = 16;                      // lanes
 constexpr int64_t kBlockBytes = int64_t{256} << 10;  // of an item of x: its second reading finds it in the second-level cache
-constexpr int64_t kPastCachesBytes = int64_t{16} << 20;
-constexpr int64_t kElementsOfTask = 32768;  // fewer are not worth a thread
+constexpr int64_t kElementsOfTask = 32768;           // fewer are not worth a thread
 
 // Elements from pixel to pixel where channels are neighbours and pixels lie evenly; 0 where not.
 int64_t line_of(const Tensor& t) {
@@ -102,18 +101,17 @@ const void* channels(const char* op, const char* name, const Tensor& t, const Ba
   return t.mutable_data_ptr();
 }
 
-// Aligned vectors of a map that outgrows the caches.
-bool past_caches(const BatchNormArgs& a) {
-  const bool aligned =
-      reinterpret_cast<uintptr_t>(a.out) % 64 == 0 && (a.planar ? a.plane : a.C) % kWidest == 0 && a.block % kWidest == 0;
-  return a.dtype == DType::float32 && aligned && a.N * a.C * a.plane * 4 >= kPastCachesBytes;
+// Runs a step that gives two sums of every item.
+Tensor run_sums(BatchNormArgs& a, const Tensor& like, BatchNormStep step) {
+  Tensor sums = accumulators(a, like, a.items() * (a.planar ? 2 : kBatchNormSums * a.padded));
+  a.partial = sums.mutable_data_ptr();
+  run(a, step);
+  return sums;
 }
 
 std::tuple<Tensor, Tensor> batch_norm_statistics(Tensor x) {
   BatchNormArgs a = arguments("batch_norm_statistics", x);
-  Tensor parts = accumulators(a, x, a.items() * (a.planar ? 2 : kBatchNormSums * a.padded));
-  a.partial = parts.mutable_data_ptr();
-  run(a, BatchNormStep::moments);
+  const Tensor parts = run_sums(a, x, BatchNormStep::moments);
   Tensor mean = accumulators(a, x, a.C), var = accumulators(a, x, a.C);
   dispatch(a, [&](auto zero) {
     using A = decltype(zero);
@@ -160,7 +158,7 @@ Tensor batch_norm_activation(
   BatchNormArgs a = arguments(op, x);
   Tensor table = prepare(op, a, x, mean, var, weight, bias, eps, slope, high);
   Tensor y = empty_image(x, {a.N, a.C, x.size(2), x.size(3)}, !a.planar);
-  a.out = y.mutable_data_ptr(), a.past_caches = past_caches(a);
+  a.out = y.mutable_data_ptr();
   run(a, BatchNormStep::apply);
   return y;
 }
@@ -173,9 +171,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_activation_backward(Tensor grad, T
   STD_TORCH_CHECK(a.planar ? has_planes(grad) : line_of(grad) > 0, op, ": grad must have the layout of x");
   a.grad = grad.mutable_data_ptr(), a.grad_line = line_of(grad), a.grad_n = grad.stride(0), a.grad_c = grad.stride(1);
   Tensor table = prepare(op, a, x, mean, var, weight, bias, eps, slope, high);
-  Tensor parts = accumulators(a, x, a.items() * (a.planar ? 2 : kBatchNormSums * a.padded));
-  a.partial = parts.mutable_data_ptr();
-  run(a, BatchNormStep::sums);
+  const Tensor parts = run_sums(a, x, BatchNormStep::sums);
   Tensor grad_weight = accumulators(a, x, a.C), grad_bias = accumulators(a, x, a.C);
   dispatch(a, [&](auto zero) {
     using A = decltype(zero);
@@ -193,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_activation_backward(Tensor grad, T
     }
   });
   Tensor grad_x = empty_image(x, {a.N, a.C, x.size(2), x.size(3)}, !a.planar);
-  a.out = grad_x.mutable_data_ptr(), a.past_caches = past_caches(a);
+  a.out = grad_x.mutable_data_ptr();
   run(a, BatchNormStep::gradient);
   return {grad_x, grad_weight, grad_bias};
 }

@@ -24,7 +24,6 @@ inline constexpr int64_t kBatchNormSums = 3;
 struct BatchNormArgs {
   DType dtype = DType::float32;
   bool planar = false;
-  bool past_caches = false;  // `out` is not kept in a cache until it is read
   const void* x = nullptr;
   const void* grad = nullptr;
   void* out = nullptr;

@@ -55,6 +55,7 @@ class DeepLabV3PlusMatting(nn.Module):
         self.decoder = nn.Sequential(ConvBNAct(context + low, context, 5), ConvBNAct(context, context, 5))
         self.head = Head(context, conv="std", kernel_size=1)
         init_weights(self)
+        self.head.start_as_identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder(x)

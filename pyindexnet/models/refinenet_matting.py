@@ -104,6 +104,7 @@ class RefineNetMatting(nn.Module):
         )
         self.head = Head(channels, conv="std", kernel_size=5)
         init_weights(self)
+        self.head.start_as_identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder(x)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from pyindexnet import backends
+from pyindexnet.nn.batch_norm import captured
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.nn.filtered_conv import filterable
 from pyindexnet.ops import winograd
@@ -201,9 +202,7 @@ def _attribute(act: nn.Module) -> _Attribute | None:
 
 def _eager(x: Tensor) -> bool:
     """Whether kernels without a derivative, which a compiler cannot fuse and which let NaN pass as 0, may take ``x``."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, FakeTensor):
-        return False
-    if backends.forced() == "reference":
+    if captured() or isinstance(x, FakeTensor) or backends.forced() == "reference":
         return False
     if torch.is_grad_enabled() and x.requires_grad:
         return False

@@ -22,6 +22,7 @@ class BatchNormKernel {
 
   const BatchNormArgs a_;
   const A slope_, high_;
+  const bool stream_;
 
   struct Line {
     const T* x;
@@ -131,7 +132,7 @@ class BatchNormKernel {
   template <Act act>
   void apply(int64_t item) const {
     const A* const t = table(item);
-    const bool past = a_.past_caches;
+    const bool past = stream_;
     each(item, [&](Line line, int64_t i, int64_t count) PYINDEXNET_LAMBDA_INLINE {
       const V z = get(line.x + i, count) * parameter(t, kScale, i) + parameter(t, kShift, i);
       put(line.out + i, count, activated<act>(z), past);
@@ -157,7 +158,7 @@ class BatchNormKernel {
   template <Act act>
   void gradient(int64_t item) const {
     const A* const t = table(item);
-    const bool past = a_.past_caches;
+    const bool past = stream_;
     each(item, [&](Line line, int64_t i, int64_t count) PYINDEXNET_LAMBDA_INLINE {
       const V x = get(line.x + i, count), scale = parameter(t, kScale, i);
       const V d = passed<act>(get(line.grad + i, count), x * scale + parameter(t, kShift, i));
@@ -174,7 +175,11 @@ class BatchNormKernel {
   }
 
  public:
-  explicit BatchNormKernel(const BatchNormArgs& a) : a_(a), slope_(static_cast<A>(a.slope)), high_(static_cast<A>(a.high)) {}
+  explicit BatchNormKernel(const BatchNormArgs& a)
+      : a_(a),
+        slope_(static_cast<A>(a.slope)),
+        high_(static_cast<A>(a.high)),
+        stream_(worth_streaming<T>(a.out, {Planar ? a.plane : a.C, Planar ? a.block : 1}, a.N * a.C * a.plane)) {}
 
   void run(BatchNormStep step, int64_t begin, int64_t end) const {
     // The second pass begins where the first one ended, with what is still in the cache.
@@ -187,7 +192,7 @@ class BatchNormKernel {
         a_.slope == 0 ? run_step<Act::clamp>(step, item) : run_step<Act::leaky>(step, item);
       }
     }
-    if (a_.past_caches) stream_fence();
+    if (stream_) stream_fence();
   }
 };
 
