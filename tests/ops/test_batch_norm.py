@@ -113,6 +113,13 @@ def test_parity(dtype: torch.dtype, shape: tuple[int, ...], layout: str, name: s
 
 
 @pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 32, 360, 376), (1, 33, 361, 375)], ids=["aligned", "odd"])
+def test_large_outputs(shape: tuple[int, ...], layout: str) -> None:
+    """Beyond 16 MiB the kernels write past the caches where vectors are aligned."""
+    test_parity(torch.float32, shape, layout, "relu6", training=True)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
 def test_gradient_of_any_layout(layout: str) -> None:
     """A slice of channels, as behind a concatenation, is read where it lies; all else is copied."""
     x, (weight, bias) = image((2, 24, 6, 5), torch.float32, layout), parameters(24)
