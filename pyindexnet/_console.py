@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "indexnet_matting"
 
 
-def fail(message: object) -> NoReturn:
-    """One line on standard error, then exit code 1."""
+def fail(message: object, code: int = 1) -> NoReturn:
+    """One line on standard error, then this exit code."""
     typer.echo(f"error: {one_line(message)}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def one_line(message: object) -> str:

@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pyindexnet.cli import app
+from pyindexnet.matting.training.checkpoints import find_checkpoints, load_state
 
 CONFIG = """
 model: {options: {index_network: o2o_stagewise, width: 0.0625, decoder_kernel_size: 3}}
@@ -50,6 +58,51 @@ def test_train_resumes_a_finished_run(trained: Path) -> None:
     done = command(*arguments, "--resume")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.endswith("weights.safetensors: 2 steps\n")
+
+
+def alive(session: int) -> list[str]:
+    """Processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        state, _, _, of = rest.split()[:4]
+        if int(of) == session and state != "Z":
+            found.append(name)
+    return found
+
+
+def becomes(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_signal_ends_the_workers_too(number: signal.Signals, trained: Path, tmp_path: Path) -> None:
+    endless = ("--set", "workers=2", "--set", "schedule.steps=1000000", "--set", "checkpoints.every=2")
+    words = ("train", trained / "tiny.yaml", "-o", tmp_path, "--device", "cpu", "--quiet", *endless)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pyindexnet", *map(str, words)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert becomes(lambda: bool(find_checkpoints(tmp_path)) or run.poll() is not None, 120)
+        assert len(alive(run.pid)) >= 4  # trainer, fork server, two workers
+        run.send_signal(number)
+        _, error = run.communicate(timeout=60)
+        assert becomes(lambda: not alive(run.pid), 60), alive(run.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    last = find_checkpoints(tmp_path)[-1]
+    assert load_state(last)["step"] == int(last.stem.removeprefix("step_"))
+    if number == signal.SIGTERM:
+        assert run.returncode == 128 + number
+        assert error == f"error: {tmp_path}: ended by SIGTERM; --resume goes on from {last.name}\n"
+        assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_train_names_a_wrong_key(trained: Path) -> None:

@@ -96,6 +96,20 @@ def test_unknown_instruction_set_is_an_error() -> None:
     assert "ValueError: PYINDEXNET_CPU_ISA must be generic, avx2 or avx512, got avx1024" in done.stderr
 
 
+@pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
+def test_commands_report_an_unknown_instruction_set_in_one_line(as_module: bool, tmp_path: Path) -> None:
+    script = tmp_path / "pyindexnet"  # what an installer writes
+    script.write_text("from pyindexnet.cli import main\nmain()\n")
+    done = subprocess.run(
+        [sys.executable, *(["-m", "pyindexnet"] if as_module else [str(script)]), "doctor"],
+        env={**os.environ, "PYINDEXNET_CPU_ISA": "sse9", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: PYINDEXNET_CPU_ISA must be generic, avx2 or avx512, got sse9\n"
+
+
 def _symbols(path: Path, *options: str) -> list[str]:
     try:
         return subprocess.run(["nm", "-C", *options, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()

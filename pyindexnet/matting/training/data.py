@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -112,14 +114,27 @@ def make_loader(source: Dataset[Item], sampler: StepSampler, *, workers: int, pi
         multiprocessing_context=context,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_start_worker,
         persistent_workers=False,
     )
 
 
-def _quiet_worker(_: int) -> None:
+def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads; 1 would wait for those that a fork has lost
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the process that trains is gone, however it ended.
+
+    PyTorch's own watchdog waits for the parent in the process table to change: here the fork server, which lives as long as a
+    worker does.
+    """
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None, "runs in a worker only"
+    trainer.join()
+    os._exit(1)
 
 
 def collate(items: Sequence[Item]) -> Batch:
