@@ -65,7 +65,7 @@ def sections() -> list[Section]:
     found = []
     for network in NETWORKS:
         more = ("--backend", "auto", "--graphs", "--dtype", "float32", "amp-float16", "amp-bfloat16")
-        found.append(Section(f"network:{network}", ("models", *_TIMED, "--model", network, *more), 60))
+        found.append(Section(f"network:{network}", ("models", *_TIMED, "--model", network, *more), 90))
     for group, names in _GROUPS.items():
         more = ("--mode", "forward", "forward+backward", "--dtype", "float32", "bfloat16", "--no-compile")
         found.append(Section(f"operators:{group}", ("ops", *_QUICK, "--op", *names, *more), 60))
