@@ -105,7 +105,10 @@ def run_section(command: Sequence[str], seconds: float) -> str | None:
                 process.wait()
         errors.seek(0)
         lines = errors.read().strip().splitlines() or ["no message"]
-    return None if code == 0 else f"{FAILED} {code}: {lines[-1]}"
+    if code == 0:
+        return None
+    print("\n".join(lines[-20:]), file=sys.stderr, flush=True)
+    return f"{FAILED} {code}: {lines[-1]}"
 
 
 def run_sections(
