@@ -6,7 +6,7 @@ VENV := .venv/.installed
 endif
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo build test test-ops test-cuda test-rest test-interpret test-gpu lint format bench clean
+.PHONY: demo build test test-ops test-cuda test-rest test-interpret test-gpu lint format bench bench-gpu clean
 
 demo: build
 	$(PY) examples/demo.py
@@ -32,8 +32,15 @@ test-rest: build
 test-interpret: build
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/triton tests/ops -k "triton"
 
+# What only a GPU shows comes first. By name: other folders need packages that a machine with a GPU may lack.
+GPU_TESTS := tests/cuda/test_gpu.py tests/models/test_graphed.py tests/bench tests/ops tests/triton
+
+# With pytest-xdist: make test-gpu ARGS="-n 12"
 test-gpu: build
-	$(PY) -m pytest -m gpu tests
+	$(PY) -m pytest -m gpu $(ARGS) $(GPU_TESTS)
+
+bench-gpu: build
+	$(PY) -m bench gpu $(ARGS)
 
 lint: $(VENV)
 	$(PY) -m ruff check .

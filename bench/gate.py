@@ -14,14 +14,15 @@ from pyindexnet.testing import make_tensors, measure, tolerance
 from pyindexnet.testing.parity import error, run
 
 from .ops.case import LAYOUTS, Case, OpBench, Tensors
+from .results import COMPILE, MAX_AUTOTUNE
 
 
 class WrongResult(RuntimeError):
     """A side does not compute the operator: there are no numbers."""
 
 
-def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], device: str) -> int:
-    """Outputs and gradients of a backend under the tolerance rule of the tests, on small samples.
+def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], device: str, samples: int | None = None) -> int:
+    """Outputs and gradients of a backend under the tolerance rule of the tests, on small samples, ``samples`` at most.
 
     Returns:
         The number of comparisons.
@@ -29,7 +30,7 @@ def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], d
         WrongResult: one is out of bounds.
     """
     done = 0
-    for sample in bench.timed_samples():
+    for sample in bench.timed_samples()[:samples]:
         for dtype in dtypes:
             for layout in LAYOUTS:
                 for row in measure(bench.spec, sample, SUFFIX[backend], dtype, device, layout):
@@ -66,7 +67,9 @@ def check_case(bench: OpBench, case: Case, name: str, function: Callable[..., An
     def corner(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(t[-1:, channels] for t in values)
 
-    judge, inputs = (bench.peer(case), tensors.published) if name == "compile" else (_reference(bench, case), tensors.ours)
+    judge, inputs = (
+        (bench.peer(case), tensors.published) if name in (COMPILE, MAX_AUTOTUNE) else (_reference(bench, case), tensors.ours)
+    )
     _compare(bench, case, name, function, judge, inputs, tensors.cotangents, corner)
 
 

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,129 +17,235 @@ from torch import Tensor, nn
 
 from pyindexnet import use_backend
 from pyindexnet.models import create_model, fuse
+from pyindexnet.nn import GraphedModule
 from pyindexnet.testing.parity import error
 
 from .gate import WrongResult
 from .networks import FORWARD, NETWORKS, TRAINING
-from .peers import make_peer
-from .results import Row, make_row
+from .peers import ENGINES, make_peer
+from .results import COMPILE, MAX_AUTOTUNE, Row, make_row
 from .run import Clock, Effort, Side, time_sides
 
+#: Of weights, inputs and arithmetic; ``amp-``: weights and inputs in float32, autocast to the type.
+PRECISIONS = ("float32", "float16", "bfloat16", "amp-float16", "amp-bfloat16")
 _RATE = 1e-6  # of learning: weights hardly change, however many steps are timed
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_GATE_SIDE = 64
 
 
-def variants(
-    network: str, names: Sequence[str], compiled: bool, peers: Sequence[str], mode: str, dtype: torch.dtype
-) -> dict[str, tuple[nn.Module, str | None]]:
-    """(network, forced backend) of each side; all have the same weights. What infers alone is left out of other modes.
+@dataclass(frozen=True)
+class Sides:
+    """What is timed beside the published network and the reference operators.
 
-    The published network runs no operator of this package: ``reference`` keeps its units from being fused in training.
+    Attributes:
+        backends: ours; each runs the network as it is and, forward, fused.
+        compiled: ``torch.compile`` of the published network and of ours.
+        graphs: forward, the fused networks as CUDA graphs.
+        peers: names of ``bench/peers.py``.
     """
+
+    backends: Sequence[str] = ()
+    compiled: bool = False
+    graphs: bool = False
+    peers: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One side.
+
+    Attributes:
+        model: the network.
+        dtype: of its weights and inputs.
+        backend: that is forced.
+        autocast: type that it is cast to; None: it is not.
+        compiled: the first call of every size compiles.
+    """
+
+    model: nn.Module
+    dtype: torch.dtype
+    backend: str | None = None
+    autocast: torch.dtype | None = None
+    compiled: bool = False
+
+    def context(self, device: str) -> AbstractContextManager[Any]:
+        """To call the model in."""
+        stack = ExitStack()
+        stack.enter_context(use_backend(self.backend))
+        if self.autocast is not None:
+            stack.enter_context(torch.autocast(device, dtype=self.autocast))
+        return stack
+
+
+@functools.cache
+def _network(name: str) -> nn.Module:
+    """The weights of all sides."""
     torch.manual_seed(0)
-    exact = create_model(network, **NETWORKS[network].options)
-    model = copy.deepcopy(exact).to(dtype)
-    published = NETWORKS[network].published(model)
-    out: dict[str, tuple[nn.Module, str | None]] = {"eager": (published, "reference"), "reference": (model, "reference")}
-    out |= {name: (model, name) for name in names}
-    fused = fuse(exact).to(dtype)
+    model = create_model(name, **NETWORKS[name].options)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.mul_(NETWORKS[name].gamma)
+    return model
+
+
+def _types(precision: str) -> tuple[torch.dtype, torch.dtype]:
+    """Of weights and of arithmetic."""
+    arithmetic: torch.dtype = getattr(torch, precision.removeprefix("amp-"))
+    return torch.float32 if precision.startswith("amp-") else arithmetic, arithmetic
+
+
+def variants(network: str, sides: Sides, mode: str, precision: str) -> dict[str, Variant]:
+    """Each side by its name; all have the same weights. What infers alone is left out of other modes.
+
+    The published network runs no operator of this package: ``reference`` keeps its units from being fused in training. Fused
+    networks are converted, not cast by autocast, as their users would.
+    """
+    weights, arithmetic = _types(precision)
+    exact = copy.deepcopy(_network(network))
+    base = Variant(copy.deepcopy(exact).to(weights), weights, "reference", None if weights == arithmetic else arithmetic)
+    eager = replace(base, model=NETWORKS[network].published(base.model))
+    out = {"eager": eager, "reference": base}
+    out |= {name: replace(base, backend=name) for name in sides.backends}
     if mode == FORWARD:
-        out |= {f"{name}+fuse": (fused, name) for name in names}
-    if compiled:
-        out["compile"] = (_compiled(published), None)
-        out |= {f"{name}+compile": (_compiled(model), name) for name in names}
+        fused = Variant(fuse(exact).to(arithmetic), arithmetic)
+        out |= {f"{name}+fuse": replace(fused, backend=name) for name in sides.backends}
+        if sides.graphs:
+            graphed = replace(fused, model=GraphedModule(fused.model))
+            out |= {f"{name}+fuse+graph": replace(graphed, backend=name) for name in sides.backends}
+    if sides.compiled:
+        out[COMPILE] = _compiled(eager, None)
+        out |= {f"{name}+compile": _compiled(base, name) for name in sides.backends}
         if mode == FORWARD:
-            out |= {f"{name}+fuse+compile": (fuse(fused, compile=True), name) for name in names}
+            frozen = replace(fused, model=fuse(fused.model, compile=True), compiled=True)
+            out |= {f"{name}+fuse+compile": replace(frozen, backend=name) for name in sides.backends}
+    if MAX_AUTOTUNE in sides.peers:
+        out[MAX_AUTOTUNE] = _compiled(eager, None, MAX_AUTOTUNE)
     if mode == FORWARD:
-        for name in peers:
-            peer = make_peer(name, NETWORKS[network].published(exact).eval(), dtype)
-            out |= {} if peer is None else {name: (peer, None)}
+        for name in (name for name in sides.peers if name != MAX_AUTOTUNE):
+            peer = make_peer(name, NETWORKS[network].published(exact).eval(), arithmetic)
+            out |= {} if peer is None else {name: Variant(peer, arithmetic, compiled=name not in ENGINES)}
     return out
 
 
-def _compiled(module: nn.Module) -> nn.Module:
-    return cast(nn.Module, torch.compile(module, dynamic=False))
+def _compiled(variant: Variant, backend: str | None, mode: str | None = None) -> Variant:
+    model = cast(nn.Module, torch.compile(variant.model, dynamic=False, mode=mode))
+    return replace(variant, model=model, backend=backend, compiled=True)
+
+
+def _picture(network: str, size: tuple[int, ...]) -> Tensor:
+    torch.manual_seed(1)
+    return NETWORKS[network].picture(size)
+
+
+@functools.lru_cache(4)
+def _gold(network: str, size: tuple[int, ...]) -> Tensor:
+    """In float64, of the picture of that size."""
+    with torch.inference_mode(), use_backend("reference"):
+        return copy.deepcopy(_network(network)).eval().double()(_picture(network, size).double())
 
 
 def check_model(
-    network: str, name: str, model: nn.Module, backend: str | None, device: str, dtype: torch.dtype = torch.float32
+    network: str,
+    name: str,
+    variant: Variant,
+    device: str,
+    size: tuple[int, ...] | None = None,
+    layout: str = "contiguous",
 ) -> None:
-    """Output of a side in evaluation mode, within ten times the noise of the reference network in the same dtype.
+    """Output of a side in evaluation mode, within ten times the noise of the reference network in the same arithmetic.
 
+    Args:
+        size: of the input; None: a small one.
     Raises:
         WrongResult: it is not.
     """
-    torch.manual_seed(1)
-    x = NETWORKS[network].picture((1, NETWORKS[network].channels, 64, 64))
-    torch.manual_seed(0)
-    plain = create_model(network, **NETWORKS[network].options).eval()
-    with torch.inference_mode(), use_backend("reference"):
-        gold = copy.deepcopy(plain).double()(x.double())
-        noise = error(plain.to(device, dtype)(x.to(device, dtype)), gold)
-    with torch.inference_mode(), use_backend(backend):
-        found = error(model.to(device).eval()(x.to(device, dtype)), gold)
-    if found > 10 * noise:
+    size = size or (1, NETWORKS[network].channels, _GATE_SIDE, _GATE_SIDE)
+    gold = _gold(network, size)
+    x = _picture(network, size).to(device, variant.dtype).contiguous(memory_format=_FORMATS[layout])
+    reference = replace(variant, model=copy.deepcopy(_network(network)).to(device, variant.dtype), backend="reference")
+    errors = []
+    for side in (reference, variant):
+        with torch.no_grad(), side.context(device):
+            errors.append(error(side.model.to(device).eval()(x), gold))
+    noise, found = errors
+    if not found <= 10 * noise < math.inf:
         raise WrongResult(f"{network}, {name}: error {found:.3e}, noise of the reference network {noise:.3e}")
 
 
-def model_side(name: str, model: nn.Module, backend: str | None, x: Tensor, mode: str) -> Side:
-    """A side that runs the network forward, or one step of training: forward, L1 loss, backward, Adam."""
+def model_side(name: str, variant: Variant, x: Tensor, mode: str) -> Side:
+    """A side that runs the network forward, or one step of training: forward, L1 loss, backward, Adam.
 
-    def forced(call: Callable[[], Any]) -> Callable[[Any], Any]:
-        def run(_: Any) -> Any:
-            with use_backend(backend):
-                return call()
+    Args:
+        x: input; is converted to what the side takes.
+    """
+    model, device = variant.model, x.device.type
+    x = x.to(variant.dtype)
 
-        return run
+    def forward(_: Any) -> Tensor:
+        with variant.context(device):
+            return model(x)
 
     if mode == FORWARD:
-        return Side(name, forced(lambda: model(x)))
+        return Side(name, forward)
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE, fused=True)
+    scaler = torch.amp.GradScaler(device, enabled=variant.autocast == torch.float16)
     alpha = torch.rand(x.shape[0], 1, *x.shape[2:], generator=torch.Generator().manual_seed(2)).to(x)
 
-    def step() -> None:
-        F.l1_loss(model(x), alpha).backward()
-        optimizer.step()
+    def step(_: Any) -> None:
+        with variant.context(device):
+            loss = F.l1_loss(model(x), alpha)
+        with use_backend(variant.backend):
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
-    return Side(name, forced(step), lambda: optimizer.zero_grad(set_to_none=True))
+    return Side(name, step, lambda: optimizer.zero_grad(set_to_none=True))
+
+
+def case_row(network: str, mode: str, precision: str, layout: str, size: tuple[int, ...]) -> Row:
+    """The columns that name a case."""
+    shape = "x".join(map(str, size))
+    return {"op": network, "mode": mode, "dtype": precision, "layout": layout, "shape": shape}
 
 
 def run_models(
     network: str,
     cases: Sequence[tuple[str, tuple[int, ...]]],
     layouts: Sequence[str],
-    names: Sequence[str],
-    compiled: bool,
+    precisions: Sequence[str],
+    sides: Sides,
     device: str,
     clock: Clock,
     effort: Effort,
     where: Row,
-    *,
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
-    peers: Sequence[str] = (),
 ) -> Iterator[list[Row]]:
-    """Gate, then one list of rows for each dtype, layout and case.
+    """Gate, then one list of rows for each precision, layout and case.
+
+    A compiled side is gated where it is timed forward, so that it is compiled once; in a training step it is not.
 
     Raises:
-        WrongResult: a side computes something else; nothing was timed.
+        WrongResult: a side computes something else; nothing of its case was timed.
         ValueError: a peer is not installed.
     """
-    for dtype in dtypes:
-        for name, (model, backend) in variants(network, names, compiled, peers, FORWARD, dtype).items():
-            check_model(network, name, model, backend, device, dtype)
-    for dtype in dtypes:
+    for precision in precisions:
+        for name, variant in variants(network, sides, FORWARD, precision).items():
+            if not variant.compiled:
+                check_model(network, name, variant, device)
+    for precision in precisions:
         for layout in layouts:
             for mode, size in cases:
                 torch._dynamo.reset()
-                picture = NETWORKS[network].picture(size).to(device, dtype)
-                x = picture.contiguous(memory_format=_FORMATS[layout])
-                sides = []
-                for name, (model, backend) in variants(network, names, compiled, peers, mode, dtype).items():
-                    if not name.endswith("fuse"):  # those have a layout of their own
-                        model = model.to(memory_format=_FORMATS[layout])
-                    sides.append(model_side(name, model.to(device).train(mode == TRAINING), backend, x, mode))
+                x = _picture(network, size).to(device).contiguous(memory_format=_FORMATS[layout])
+                timed = []
+                for name, variant in variants(network, sides, mode, precision).items():
+                    if "fuse" not in name.split("+"):  # those have a layout of their own
+                        variant.model.to(memory_format=_FORMATS[layout])
+                    variant.model.to(device).train(mode == TRAINING)
+                    if variant.compiled and mode == FORWARD:
+                        check_model(network, name, variant, device, size, layout)
+                    timed.append(model_side(name, variant, x, mode))
                 with torch.set_grad_enabled(mode == TRAINING):
-                    timings = time_sides(sides, clock, effort)
-                key = {"op": network, "mode": mode, "dtype": str(dtype).removeprefix("torch."), "layout": layout}
-                key["shape"] = "x".join(map(str, size))
-                yield [make_row(key, side.name, timings, None, where) for side in sides]
+                    timings = time_sides(timed, clock, effort)
+                case = case_row(network, mode, precision, layout, size)
+                yield [make_row(case, side.name, timings, None, where) for side in timed]

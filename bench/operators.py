@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pyindexnet.ops._common import TRITON_INTERPRETED
 from .gate import check_backend, check_case, check_published
 from .ops import BENCHES, KINDS
 from .ops.case import LAYOUTS, Case, OpBench, Tensors, make_inputs
-from .results import Row, make_row
+from .results import COMPILE, MAX_AUTOTUNE, Row, make_row
 from .run import Clock, Effort, Side, time_sides
 
 SIZES = {
@@ -33,16 +34,24 @@ SIZES = {
 #: Sizes at which the other layout and the other kind of map are measured as well.
 MORE = {"cpu": ((1, 64, 128, 128), (1, 32, 512, 512)), "cuda": ((1, 64, 256, 256), (8, 32, 512, 512))}
 QUICK = {"cpu": ((1, 64, 64, 64), (1, 64, 256, 256)), "cuda": ((1, 64, 256, 256), (8, 32, 512, 512))}
+#: Modes of torch.compile by the name of the side. Graphs of its own would copy the inputs, and device time is what is timed.
+COMPILE_MODES = {COMPILE: None, MAX_AUTOTUNE: "max-autotune-no-cudagraphs"}
 
 
 def default_cases(device: str, dtype: torch.dtype, quick: bool = False) -> list[Case]:
-    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic. And operators' own."""
+    """All sizes depthwise and contiguous; two also channels_last, the larger of them also holistic. And operators' own.
+
+    ``quick``: two sizes, and one for an operator of its own; contiguous, on a GPU in both layouts.
+    """
     sizes = (QUICK if quick else SIZES)[device]
     cases = [Case(size, dtype, device=device) for size in sizes]
     if not quick:
         cases += [Case(size, dtype, "channels_last", device=device) for size in MORE[device]]
         cases += [Case(MORE[device][-1], dtype, layout, "holistic", device) for layout in LAYOUTS]
-    return cases + [case for bench in BENCHES.values() for case in bench.own_cases(device, dtype, quick)]
+    cases += [case for bench in BENCHES.values() for case in bench.own_cases(device, dtype, quick)]
+    if quick and device == "cuda":
+        cases = [replace(case, layout=layout) for case in cases for layout in LAYOUTS]
+    return cases
 
 
 def all_cases(sizes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[Case]:
@@ -89,7 +98,7 @@ def copy_side(bytes_moved: int, dtype: torch.dtype, device: str) -> Side:
     return Side("copy", lambda _: source.clone())
 
 
-def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: bool) -> dict[str, Callable[..., Any]]:
+def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: str | None) -> dict[str, Callable[..., Any]]:
     """What each side but the copy calls with the operator's tensors."""
 
     def ours(name: str) -> Callable[..., Any]:
@@ -97,10 +106,16 @@ def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: bool) 
         return lambda *tensors: bench.spec.function(*tensors, backend=name, **options)
 
     out: dict[str, Callable[..., Any]] = {"eager": bench.peer(case)}
-    if compiled:
+    if compiled is not None:
         # fullgraph: an error, not a silent return to eager code. One shape, one compilation.
-        out["compile"] = torch.compile(bench.peer(case), fullgraph=True, dynamic=False)
+        out[compiled] = torch.compile(bench.peer(case), fullgraph=True, dynamic=False, mode=COMPILE_MODES[compiled])
     return out | {name: side(case) for name, side in bench.sides.items()} | {name: ours(name) for name in names}
+
+
+def case_row(bench: OpBench, case: Case, mode: str) -> Row:
+    """The columns that name a case."""
+    dtype = str(case.dtype).removeprefix("torch.")
+    return {"op": bench.name, "mode": mode, "dtype": dtype, "layout": case.layout, "shape": case.shape}
 
 
 def measure_case(
@@ -108,7 +123,7 @@ def measure_case(
     case: Case,
     modes: Sequence[str],
     names: Sequence[str],
-    compiled: bool,
+    compiled: str | None,
     clock: Clock,
     effort: Effort,
     where: Row,
@@ -128,18 +143,11 @@ def measure_case(
         moved = bench.bytes_moved(case, mode)
         sides = [copy_side(moved, case.dtype, case.device)]
         for name, function in calls.items():
-            inputs = tensors.published if name in ("eager", "compile") else tensors.ours
+            inputs = tensors.published if name in ("eager", *COMPILE_MODES) else tensors.ours
             sides.append(make_side(name, function, inputs, tensors.cotangents, mode))
         with torch.inference_mode(mode == "forward"):
             timings = time_sides(sides, clock, effort)
-        key = {
-            "op": bench.name,
-            "mode": mode,
-            "dtype": str(case.dtype).removeprefix("torch."),
-            "layout": case.layout,
-            "shape": case.shape,
-        }
-        yield [make_row(key, side.name, timings, moved, where) for side in sides]
+        yield [make_row(case_row(bench, case, mode), side.name, timings, moved, where) for side in sides]
 
 
 def run_ops(
@@ -147,13 +155,16 @@ def run_ops(
     cases: Sequence[Case],
     modes: Sequence[str],
     backend_names: Sequence[str],
-    compiled: bool,
+    compiled: str | None,
     clock: Clock,
     effort: Effort,
     where: Row,
+    samples: int | None = None,
 ) -> Iterator[list[Row]]:
     """Gate, then all operators, cases and modes.
 
+    Args:
+        samples: small samples of each operator in the gate, at most.
     Raises:
         WrongResult: a side computes something else; nothing of it was timed.
     """
@@ -162,7 +173,7 @@ def run_ops(
         bench = BENCHES[name]
         check_published(bench)
         for backend in backend_names:
-            check_backend(bench, backend, dtypes, device)
+            check_backend(bench, backend, dtypes, device, samples)
     for name in names:
         for case in (c for c in cases if c.maps in BENCHES[name].kinds):
             yield from measure_case(BENCHES[name], case, modes, backend_names, compiled, clock, effort, where)

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .results import MAX_AUTOTUNE
+
 _PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _PACKAGES = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
+#: That run networks on the CPU alone.
+ENGINES = tuple(_PACKAGES)
 #: Of the command's ``--peer``.
-PEERS = ("freezing", *_PACKAGES)
+PEERS = ("freezing", MAX_AUTOTUNE, *ENGINES)
 
 
 class Engine(nn.Module):

@@ -10,9 +10,9 @@ from typing import Any
 
 from .ops.affinity import MATERIALISED
 from .report_page import page
-from .results import Row, elements, groups, latest, number, read, where
+from .results import COMPILE, MAX_AUTOTUNE, SKIPPED, Row, elements, groups, latest, number, read, where
 
-PEERS = ("copy", "eager", "compile", MATERIALISED, "reference")
+PEERS = ("copy", "eager", COMPILE, MAX_AUTOTUNE, MATERIALISED, "reference")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _MODES = ("forward", "backward", "forward+backward")
 
@@ -21,7 +21,9 @@ EXPLANATION = """# Benchmarks
 Made by `python -m bench report` from `bench/results`; the numbers are measured by `python -m bench ops` and
 `python -m bench models`.
 
-- **eager**: the published formula in eager PyTorch, as in `bench/ops`; **compile**: `torch.compile` of it, static shapes.
+- **eager**: the published formula in eager PyTorch, as in `bench/ops`; **compile**: `torch.compile` of it, static shapes;
+  **max-autotune**: the same in that mode, for operators without its CUDA graphs, which would copy the inputs. `×compile` is
+  against the one that was timed.
 - All sides of a line are timed in turns in one run. A time is the median of the turns, a ratio the median over the rounds of
   the ratio within one round. `×eager` and `×compile` say how many times faster than that peer a side is; below 1 it is slower.
 - GB/s: bytes that must move (forward: inputs read once, outputs written once; backward: output gradients and inputs read,
@@ -33,7 +35,12 @@ Made by `python -m bench report` from `bench/results`; the numbers are measured 
 - CPU times are wall clock. CUDA times of operators are device time with a cold L2 cache; `*` marks sides where the host needs
   longer to issue the call than the device to run it, so that eager code does not see that time unless the GPU has other
   work queued. CUDA times of models include what the host needs.
-- Nothing is timed unless every side passes the tolerance rule of the tests, on small samples and on the timed tensors.
+- Models: `+fuse` is `fuse()`, `+compile` `torch.compile`, `+graph` a CUDA graph, whose memory is held from its capture on and
+  not in the column MiB. `amp-`: weights in float32 under autocast, in training with loss scaling for float16; fused networks
+  have their weights converted instead. Convolutions of float32 use TF32 on a GPU, PyTorch's default, on all sides.
+- Nothing is timed unless every side passes the tolerance rule of the tests, on small samples (one of each operator with
+  `--quick`) and on the timed tensors. Networks: within ten times the noise of the reference network in the same arithmetic,
+  forward; the training step of a compiled network is not checked.
 """
 
 
@@ -107,12 +114,13 @@ def _sources(rows: Sequence[Row]) -> str:
     return "Measured: " + "; ".join(parts) + "."
 
 
-def document(files: dict[str, list[Row]], pictures: dict[str, str]) -> str:
+def document(files: dict[str, list[Row]], pictures: dict[str, str], skipped: str = "") -> str:
     """The text of docs/benchmarks.md.
 
     Args:
         files: latest rows by the name of the result file, e.g. ``cpu-ops``.
         pictures: picture file by the name of the result file.
+        skipped: what the last run on a GPU did not measure, a line for each case.
     """
     parts = [EXPLANATION]
     for name, rows in files.items():
@@ -132,6 +140,8 @@ def document(files: dict[str, list[Row]], pictures: dict[str, str]) -> str:
                 parts.append("<details><summary>All cases</summary>\n\n" + case_table(group) + "\n</details>\n")
             else:
                 parts.append(case_table(group))
+    if skipped:
+        parts.append(f"## Not measured in the last run of `python -m bench gpu`\n\n```\n{skipped}```\n")
     return "\n".join(parts)
 
 
@@ -153,7 +163,8 @@ def picture(rows: Sequence[Row], path: Path) -> None:
     styles: dict[str, dict[str, Any]] = {
         "copy": {"color": "black", "linestyle": "--", "label": "copy (clone)"},
         "eager": {"color": "tab:gray", "marker": "v"},
-        "compile": {"color": "tab:blue", "marker": "s", "label": "torch.compile"},
+        COMPILE: {"color": "tab:blue", "marker": "s", "label": "torch.compile"},
+        MAX_AUTOTUNE: {"color": "tab:purple", "marker": "s", "label": "torch.compile, max-autotune"},
         "cpu": {"color": "tab:red", "marker": "o", "label": "pyindexnet cpu"},
         "cuda": {"color": "tab:red", "marker": "o", "label": "pyindexnet cuda"},
         "triton": {"color": "tab:orange", "marker": "D", "label": "pyindexnet triton"},
@@ -224,7 +235,8 @@ def write_report(results: Path, root: Path) -> list[Path]:
             if target.exists():
                 pictures[name] = target.name
                 written.append(target)
-    for target, text in ((docs / "benchmarks.md", document(files, pictures)), (docs / "benchmarks.html", page(files))):
+    skipped = (results / SKIPPED).read_text() if (results / SKIPPED).exists() else ""
+    for target, text in ((docs / "benchmarks.md", document(files, pictures, skipped)), (docs / "benchmarks.html", page(files))):
         target.write_text(text)
         written.append(target)
     readme = root / "README.md"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from .results import COLUMNS, Row, elements, groups, number, where
+from .results import COLUMNS, COMPILE, MAX_AUTOTUNE, Row, elements, groups, number, where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ and has the same figures as text. A ratio is of one run; absolute figures are of
 </html>
 """
 )
-_COLOURS = {"copy": "black", "eager": "tab:gray", "compile": "tab:blue", "reference": "silver"}
+_COLOURS = {"copy": "black", "eager": "tab:gray", "reference": "silver", COMPILE: "tab:blue", MAX_AUTOTUNE: "tab:purple"}
 _OURS, _OTHERS = "tab:red", "tab:green"
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from pyindexnet.nn.conv import ConvBNAct
 from pyindexnet.nn.fused_conv import FusedConv, fold_unit
+from pyindexnet.nn.graphed import GraphedModule
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork
 from pyindexnet.nn.inplace_abn import revert_inplace_abn
 
@@ -19,7 +20,7 @@ _ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.LeakyReLU)
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def fuse(model: nn.Module, *, compile: bool = False) -> nn.Module:
+def fuse(model: nn.Module, *, compile: bool = False, cuda_graph: bool = False) -> nn.Module:
     """A copy for inference: the same function with fewer passes over memory; every registered model has it as a method.
 
     Batch norms are folded into the convolutions before them. Activations and residual sums are the last step of a convolution
@@ -32,16 +33,20 @@ def fuse(model: nn.Module, *, compile: bool = False) -> nn.Module:
         compile: return ``torch.compile`` of the copy for fixed sizes, with constants folded (Inductor's freezing); to be called
             under ``torch.no_grad()`` or ``torch.inference_mode()``. In another dtype: ``fuse(fuse(model).to(dtype),
             compile=True)``; what is fused stays as it is.
+        cuda_graph: return the copy as a :class:`~pyindexnet.nn.GraphedModule`, which runs on CUDA devices alone. It can be
+            converted too: ``fuse(model, cuda_graph=True).half().cuda()``.
     Returns:
         The copy, in evaluation mode, its parameters without gradients. It cannot be trained: its batch norms are gone.
     Raises:
-        ValueError: a batch norm that keeps no running statistics.
+        ValueError: a batch norm that keeps no running statistics; both ``compile`` and ``cuda_graph``.
     """
+    if compile and cuda_graph:
+        raise ValueError("fuse: compile and cuda_graph must not both be given, got compile=True, cuda_graph=True")
     model = revert_inplace_abn(copy.deepcopy(model)).eval().requires_grad_(False)
     model = _fused(model, {}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         return cast(nn.Module, torch.compile(model, dynamic=False, options={"freezing": True}))
-    return model
+    return GraphedModule(model) if cuda_graph else model
 
 
 def _fused(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:

@@ -7,6 +7,7 @@ from pyindexnet.nn.carafe import CARAFE, CARAFEDownsample
 from pyindexnet.nn.context import TMP, PyramidPooling
 from pyindexnet.nn.fused_conv import FusedConv
 from pyindexnet.nn.fusion import GLF, StaticFusion
+from pyindexnet.nn.graphed import GraphedModule
 from pyindexnet.nn.index_networks import DepthwiseIndexNetwork, HolisticIndexNetwork, HolisticMaxIndex
 from pyindexnet.nn.inplace_abn import InPlaceABN, convert_inplace_abn, revert_inplace_abn
 from pyindexnet.nn.resampling import BilinearUpsampling, CarafeUpsampling, IndexedResampling, MaxUnpooling
@@ -23,6 +24,7 @@ __all__ = [
     "CarafeUpsampling",
     "DepthwiseIndexNetwork",
     "FusedConv",
+    "GraphedModule",
     "HolisticIndexNetwork",
     "HolisticMaxIndex",
     "InPlaceABN",

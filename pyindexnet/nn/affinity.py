@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pyindexnet.nn.arguments import require_one_of
 from pyindexnet.nn.resampling import Guide, Reduced, Resampling
+from pyindexnet.ops._common import without_autocast
 from pyindexnet.ops.affinity_downsample import affinity_downsample
 from pyindexnet.ops.affinity_map import affinity_map
 from pyindexnet.ops.affinity_moments import affinity_moments
@@ -201,7 +202,7 @@ class AffinityUpsample(nn.Module):
             return None
         # Of half types in float32: a variance soon exceeds float16, and a rounded mean does not center.
         wide = (t if t.dtype == torch.float64 else t.float() for t in (guide, u, v))
-        with torch.autocast(guide.device.type, enabled=False):
+        with without_autocast(guide):
             moments = affinity_moments(*wide, groups=self.norm_groups, stride=SCALE)
         mean, var = moments.unbind(-1)  # (N, groups, d, 2)
         members = self.channels // self.norm_groups

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,12 @@ def autocast_inputs(*tensors: Any) -> tuple[Any, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Switches autocast off where the device of ``x`` has it, which ``meta`` has not."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if device in _AUTOCAST_DEVICES else nullcontext()
 
 
 def check_tensor(op: str, name: str, value: Any, dims: Sequence[str]) -> None:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
 from bench.gate import WrongResult
-from bench.models import check_model, model_side, run_models, variants
+from bench.models import Sides, Variant, check_model, model_side, run_models, variants
 from bench.networks import NETWORKS
 from bench.run import Effort, make_clock
 from pyindexnet import backends, use_backend
@@ -38,14 +36,21 @@ def test_published_form_is_the_same_network(name: str, options: dict) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gate(name: str) -> None:
-    torch.manual_seed(0)
-    model = create_model(name, **NETWORKS[name].options)
-    check_model(name, "eager", NETWORKS[name].published(model), None, "cpu")
-    wrong = copy.deepcopy(model)
+    eager = variants(name, Sides(), "forward", "float32")["eager"]
+    check_model(name, "eager", eager, "cpu")
     with torch.no_grad():
-        next(wrong.parameters()).mul_(1.001)
+        next(eager.model.parameters()).mul_(1.001)
     with pytest.raises(WrongResult, match=f"{name}, wrong: error"):
-        check_model(name, "wrong", wrong, "reference", "cpu")
+        check_model(name, "wrong", eager, "cpu")
+
+
+def test_overflow_is_no_result() -> None:
+    """Where the reference network overflows too, there is nothing to judge by."""
+    eager = variants("indexnet_matting", Sides(), "forward", "amp-float16")["eager"]
+    with torch.no_grad():
+        list(eager.model.parameters())[-1].fill_(1e5)
+    with pytest.raises(WrongResult, match="error inf"):
+        check_model("indexnet_matting", "eager", eager, "cpu")
 
 
 needs_cpu = pytest.mark.skipif(
@@ -56,10 +61,11 @@ needs_cpu = pytest.mark.skipif(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_form_runs_none_of_our_kernels(name: str) -> None:
     """One training step of the side that all others are compared with."""
-    model, backend = variants(name, [], False, [], "training step", torch.float32)["eager"]
+    eager = variants(name, Sides(), "training step", "float32")["eager"]
+    eager.model.train()
     network = NETWORKS[name]
     x = network.picture((2, network.channels, 64, 64))
-    side = model_side("eager", model.train(), backend, x, "training step")
+    side = model_side("eager", eager, x, "training step")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as trace:
         side.call(side.prepare())
     names = {event.key for event in trace.key_averages()}
@@ -69,15 +75,52 @@ def test_published_form_runs_none_of_our_kernels(name: str) -> None:
 
 @needs_cpu
 def test_fused_copies_infer_alone() -> None:
-    sides = variants("indexnet_matting", ["cpu"], False, [], "forward", torch.bfloat16)
-    assert list(sides) == ["eager", "reference", "cpu", "cpu+fuse"]
-    model, backend = sides["cpu+fuse"]
-    check_model("indexnet_matting", "cpu+fuse", model, backend, "cpu", torch.bfloat16)
-    assert list(variants("indexnet_matting", ["cpu"], False, [], "training step", torch.float32)) == [
-        "eager",
-        "reference",
-        "cpu",
+    names = variants("indexnet_matting", Sides(["cpu"]), "forward", "bfloat16")
+    assert list(names) == ["eager", "reference", "cpu", "cpu+fuse"]
+    check_model("indexnet_matting", "cpu+fuse", names["cpu+fuse"], "cpu")
+    everything = Sides(["cpu"], compiled=True, graphs=True, peers=["max-autotune", "freezing"])
+    assert list(variants("indexnet_matting", everything, "training step", "float32")) == [
+        *("eager", "reference", "cpu"),
+        *("compile", "cpu+compile", "max-autotune"),
     ]
+    forward = variants("indexnet_matting", everything, "forward", "float32")
+    assert list(forward) == [
+        *("eager", "reference", "cpu", "cpu+fuse", "cpu+fuse+graph"),
+        *("compile", "cpu+compile", "cpu+fuse+compile", "max-autotune", "freezing"),
+    ]
+    assert {name for name, variant in forward.items() if variant.compiled} == {
+        *("compile", "cpu+compile", "cpu+fuse+compile", "max-autotune", "freezing")
+    }
+
+
+@needs_cpu
+@pytest.mark.parametrize("precision", ["float16", "amp-bfloat16"])
+def test_precisions(precision: str) -> None:
+    """Of weights, and of what the networks give."""
+    weights, half = (torch.float16, torch.float16) if precision == "float16" else (torch.float32, torch.bfloat16)
+    x = torch.randn(1, 4, 32, 32)
+    for name, variant in variants("indexnet_matting", Sides(["cpu"]), "forward", precision).items():
+        wanted = half if "fuse" in name else weights
+        assert {p.dtype for p in variant.model.eval().parameters()} == {variant.dtype} == {wanted}
+        with torch.no_grad():
+            assert model_side(name, variant, x, "forward").call(None).dtype == half
+    check_model("indexnet_matting", name, variant, "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_mixed_training_step(dtype: torch.dtype) -> None:
+    """The gradients of float32, without the scale of the loss; weights move."""
+    x, grads = torch.randn(2, 3, 8, 8), []
+    for autocast in (None, dtype):
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 1, 3, padding=1)
+        before = model.weight.detach().clone()
+        side = model_side("conv", Variant(model, torch.float32, autocast=autocast), x, "training step")
+        side.call(side.prepare())
+        assert not torch.equal(model.weight, before)
+        assert model.weight.dtype == torch.float32
+        grads.append(model.weight.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=0.05, atol=0.02)
 
 
 def test_rows() -> None:
@@ -85,7 +128,15 @@ def test_rows() -> None:
     effort = Effort(rounds=3, seconds=0.0, max_seconds=0.0)
     found = list(
         run_models(
-            "indexnet_matting", cases, ("channels_last",), [], False, "cpu", make_clock("cpu"), effort, {"commit": "abc"}
+            "indexnet_matting",
+            cases,
+            ("channels_last",),
+            ("float32",),
+            Sides(),
+            "cpu",
+            make_clock("cpu"),
+            effort,
+            {"commit": "abc"},
         )
     )
     assert [[row["backend"] for row in rows] for rows in found] == [["eager", "reference"]] * 2

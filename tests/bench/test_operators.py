@@ -83,7 +83,8 @@ def test_default_cases(device: str) -> None:
     }
     assert {c.maps for c in cases} == set(KINDS)
     own = [bench for bench in BENCHES.values() if bench.own_cases(device, torch.float32, quick=True)]
-    assert len(default_cases(device, torch.float32, quick=True)) == 2 + len(own)
+    layouts = 1 if device == "cpu" else 2
+    assert len(default_cases(device, torch.float32, quick=True)) == layouts * (2 + len(own))
     shapes = {c.shape for c in default_cases("cpu", torch.float32)}
     assert {"1x64x64x64", "1x64x128x128", "1x64x256x256", "1x32x512x512", "1x32x1024x1024"} <= shapes
 
@@ -140,9 +141,13 @@ def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.Captur
 
 
 @pytest.mark.gpu
-def test_command_on_a_gpu(tmp_path: Path) -> None:
-    arguments = ["ops", "--device", "cuda", "--size", "1x8x32x32", "--rounds", "3", "--seconds", "0", "--max-seconds", "0"]
+@pytest.mark.parametrize("more", [("--no-compile", "--mode", "forward"), ("--op", "indexed_pool")], ids=["all", "compiled"])
+def test_command_on_a_gpu(tmp_path: Path, more: tuple[str, ...]) -> None:
+    effort = ("--rounds", "3", "--seconds", "0", "--max-seconds", "0", "--quick")
+    arguments = ["ops", "--device", "cuda", "--size", "1x8x32x32", "--layout", "contiguous", *effort, *more]
     assert main([*arguments, "--results", str(tmp_path)]) == 0
     rows = read(tmp_path / "cuda-ops.csv")
-    assert {"copy", "eager", "compile", "triton"} <= {r["backend"] for r in rows}
+    assert {"copy", "eager", "triton"} <= {r["backend"] for r in rows}
+    assert ("--op" in more) == ("compile" in {r["backend"] for r in rows})
+    assert {r["op"] for r in rows} == ({"indexed_pool"} if "--op" in more else set(BENCHES))
     assert all(float(r["host_ms"]) > 0 for r in rows)

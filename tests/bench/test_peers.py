@@ -80,4 +80,9 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_peers_need_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--device", "cuda", "--peer", "openvino", "--no-save"]) == 2
-    assert "error: bench: --peer needs --device cpu, got cuda" in capsys.readouterr().err
+    assert "error: bench: --peer openvino needs --device cpu, got cuda" in capsys.readouterr().err
+
+
+def test_graphs_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--graphs", "--no-save"]) == 2
+    assert "error: bench: --graphs needs --device cuda, got cpu" in capsys.readouterr().err

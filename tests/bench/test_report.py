@@ -128,6 +128,22 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert readme.read_text() == text
 
 
+def test_report_of_a_gpu(tmp_path: Path) -> None:
+    """The compiled peer in either mode is not one of ours, and what was not measured is listed."""
+    sides = [row | {"allocator": results.GPU_ALLOCATOR, "device_name": "Some GPU"} for row in ROWS]
+    tuned = [row | {"backend": results.MAX_AUTOTUNE} for row in sides if row["backend"] == results.COMPILE]
+    ours = [row for row in sides if row["backend"] == "cpu"]
+    assert tuned
+    assert report.ours([*tuned, *ours]) == ours
+    results.append(tmp_path / "results" / "cuda-ops.csv", [*tuned, *ours])
+    (tmp_path / "results" / results.SKIPPED).write_text("network:tmfnet: tmfnet, forward: not started, 9 s were left\n")
+    assert main(["report", "--results", str(tmp_path / "results"), "--root", str(tmp_path)]) == 0
+    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "## Operators: Some GPU\n" in text
+    assert "| max-autotune |" in text
+    assert text.endswith("```\nnetwork:tmfnet: tmfnet, forward: not started, 9 s were left\n```\n")
+
+
 def test_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n")
