@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyindexnet.matting import predict_alpha
 from pyindexnet.matting.inference import MEMORY_FORMAT, SIZE_RULE, memory_plan
 from pyindexnet.matting.memory import format_size, parse_size, peak_bytes
-from pyindexnet.matting.tile_operations import MeanWanted, Tile, TilingError, WholeImage
+from pyindexnet.matting.tile_operations import StatisticWanted, Tile, TilingError, WholeImage
 from pyindexnet.matting.tiling import Tiling, make_tiles, receptive_field, run_tiles
 from pyindexnet.models import create_model
 from pyindexnet.testing.parity import tolerance
@@ -256,14 +256,14 @@ def test_one_pixel_of_a_tile_is_not_the_mean_of_the_image() -> None:
         assert torch.equal(one.mean((2, 3), keepdim=True), one)
         for columns in ((0, 4), (4, 8)):
             whole.start(Tile((0, 8), columns, (0, 8), columns))
-            with pytest.raises(MeanWanted):
+            with pytest.raises(StatisticWanted):
                 torch.full((1, 2, 1, 1), float(columns[0])).mean((2, 3), keepdim=True)
         whole.finish_pass()
         whole.start(Tile((0, 8), (0, 4), (0, 8), (0, 4)))
         mean = one.mean((2, 3), keepdim=True)
         assert torch.equal(mean, torch.full((1, 2, 1, 1), 2.0))
         assert torch.equal((2 * mean).mean((2, 3)), torch.full((1, 2), 4.0))  # of what is the whole map, no other pass
-        with pytest.raises(MeanWanted):
+        with pytest.raises(StatisticWanted):
             (one * mean).mean((2, 3))
 
 
