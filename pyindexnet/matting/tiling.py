@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pyindexnet.backends import use_backend
 from pyindexnet.matting.memory import format_size, peak_bytes, used_bytes
-from pyindexnet.matting.tile_operations import MeanWanted, Span, Tile, TilingError, WholeImage
+from pyindexnet.matting.tile_operations import Span, StatisticWanted, Tile, TilingError, WholeImage
 
 #: The network's input in, its prediction out: (h, w, C) float32 -> (h, w).
 Run = Callable[[np.ndarray], Tensor]
@@ -187,7 +187,7 @@ def run_tiles(run: Run, aligned: np.ndarray, tiles: tuple[Tile, ...]) -> tuple[n
             whole.start(tile)
             return run(aligned[slice(*tile.rows), slice(*tile.columns)]).float().cpu().numpy()
 
-        first = _after_means(whole, tiles, result)
+        first = _after_statistics(whole, tiles, result)
         for tile, part in zip(tiles, itertools.chain([first], map(result, tiles[1:])), strict=True):
             rows, columns = tile.core_rows, tile.core_columns
             local = part[rows[0] - tile.rows[0] :, columns[0] - tile.columns[0] :]
@@ -203,18 +203,18 @@ def run_tiles(run: Run, aligned: np.ndarray, tiles: tuple[Tile, ...]) -> tuple[n
     return prediction, seam
 
 
-def _after_means(whole: WholeImage, tiles: tuple[Tile, ...], result: Callable[[Tile], np.ndarray]) -> np.ndarray:
-    """Prediction of the first tile, once all means that it takes are known."""
+def _after_statistics(whole: WholeImage, tiles: tuple[Tile, ...], result: Callable[[Tile], np.ndarray]) -> np.ndarray:
+    """Prediction of the first tile, once all means and the like that it takes are known."""
     while True:
         try:
             return result(tiles[0])
-        except MeanWanted:
+        except StatisticWanted:
             for tile in tiles[1:]:
                 try:
                     result(tile)
-                except MeanWanted:
+                except StatisticWanted:
                     continue
-                raise TilingError("the network takes a mean over the map in some tiles and not in others") from None
+                raise TilingError("the network takes a mean or moments over the map in some tiles and not in others") from None
             whole.finish_pass()
 
 
@@ -225,7 +225,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 def receptive_field(model: nn.Module, channels: int, multiple: int, memory_format: torch.memory_format) -> Span:
     """Rows and columns beyond its cell over which a pixel of the input can count in the output, rounded up to the multiple.
 
-    Means over the whole map are left out.
+    Means and moments over the whole map are left out.
 
     Args:
         model: (1, channels, H, W) -> (1, 1, H, W), in evaluation mode. multiple: of its sizes. memory_format: of its input.
@@ -256,9 +256,8 @@ def receptive_field(model: nn.Module, channels: int, multiple: int, memory_forma
                 break
             cells = next(strips, 0)
             if not cells:
-                raise TilingError(
-                    f"the network looks farther than {length // 2} pixels, or at the whole image in an unknown way"
-                )
+                where = "in an unknown way" if mode.filled_by is None else f"in {mode.filled_by}"
+                raise TilingError(f"the network looks farther than {length // 2} pixels, or at the whole image, {where}")
     return reach[0], reach[1]
 
 

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.map_statistics import cell_means, encoding_moments
 from pyindexnet.nn.resampling import Guide, Reduced, Resampling
 from pyindexnet.ops._common import without_autocast
 from pyindexnet.ops.affinity_downsample import affinity_downsample
 from pyindexnet.ops.affinity_map import affinity_map
-from pyindexnet.ops.affinity_moments import affinity_moments
 from pyindexnet.ops.affinity_upsample import affinity_upsample
 from pyindexnet.ops.dynamic_downsample import dynamic_downsample
 from pyindexnet.ops.dynamic_upsample import dynamic_upsample
@@ -171,7 +171,7 @@ class AffinityUpsample(nn.Module):
         if guide.dim() != 4 or guide.shape[1] != self.channels:
             raise ValueError(f"{type(self).__name__}: guide must be (N, {self.channels}, H, W), got {tuple(guide.shape)}")
         size = self.encoder_kernel_size if self.encode is not None else 0
-        means = None if self.variant == "static" else _cell_means(guide, size)
+        means = None if self.variant == "static" else cell_means(guide, size)
         if self.encode is not None:
             encoders = self.encode(cast(Tensor, means)[:, :, :size, :size])
         else:
@@ -203,7 +203,7 @@ class AffinityUpsample(nn.Module):
         # Of half types in float32: a variance soon exceeds float16, and a rounded mean does not center.
         wide = (t if t.dtype == torch.float64 else t.float() for t in (guide, u, v))
         with without_autocast(guide):
-            moments = affinity_moments(*wide, groups=self.norm_groups, stride=SCALE)
+            moments = encoding_moments(*wide, groups=self.norm_groups, stride=SCALE)
         mean, var = moments.unbind(-1)  # (N, groups, d, 2)
         members = self.channels // self.norm_groups
         mean, rsigma = (t.repeat_interleave(members, 1) for t in (mean, (var + EPS).rsqrt()))
@@ -284,25 +284,3 @@ def _each_position(p: Tensor) -> Tensor:
     n, d, taps = p.shape
     own = torch.eye(SCALE**2, dtype=p.dtype, device=p.device)
     return (p[:, :, None, :, None] * own[:, None, :]).reshape(n, d * SCALE**2, taps * SCALE**2)
-
-
-def _cell_means(x: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) -> (N, C, size + 1, size + 1): means over size x size cells, in the last row and column over all of x.
-
-    The cells are those of adaptive average pooling. Two matrix products, of which the first reads x once, in either layout.
-    """
-    rows, columns = (_cells(side, size, x) for side in x.shape[2:])
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        n, c, height, width = x.shape
-        by_row = rows @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)  # a view
-        return (columns @ by_row.view(n, size + 1, width, c)).permute(0, 3, 1, 2)
-    return (rows @ x) @ columns.t()
-
-
-def _cells(side: int, size: int, like: Tensor) -> Tensor:
-    """(size + 1, side): weights of the cells, and of the mean."""
-    cell = torch.arange(size, device=like.device).unsqueeze(1)
-    at = torch.arange(side, device=like.device)
-    inside = (at >= cell * side // size) & (at < -(-(cell + 1) * side // size)) if size else at.new_ones(0, side)
-    inside = torch.cat((inside.to(like.dtype), like.new_ones(1, side)))
-    return inside / inside.sum(1, keepdim=True)

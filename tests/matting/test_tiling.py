@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,29 +16,12 @@ from torch import Tensor, nn
 from pyindexnet.matting import predict_alpha
 from pyindexnet.matting.inference import MEMORY_FORMAT, SIZE_RULE, memory_plan
 from pyindexnet.matting.memory import format_size, parse_size, peak_bytes
-from pyindexnet.matting.tile_operations import MeanWanted, Tile, TilingError, WholeImage
+from pyindexnet.matting.tile_operations import StatisticWanted, Tile, TilingError, WholeImage
 from pyindexnet.matting.tiling import Tiling, make_tiles, receptive_field, run_tiles
 from pyindexnet.models import create_model
 from pyindexnet.testing.parity import tolerance
 from tests.matting.pictures import photograph, trimap
-
-
-class Small(nn.Module):
-    """Two scales, a 3x3 convolution at each end; ``middle`` works at half the size."""
-
-    size_rule = (4, 0)
-
-    def __init__(self, middle: Callable[[Tensor], Tensor] = lambda x: x, *, dilation: int = 1) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Conv2d(4, 6, 3, padding=dilation, dilation=dilation)
-        self.last = nn.Conv2d(6, 1, 3, padding=1)
-        self.middle = middle
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.middle(F.max_pool2d(self.first(x), 2))
-        return self.last(F.interpolate(y, size=x.shape[2:], mode="nearest"))
+from tests.matting.tiles import Small, assert_tiles_agree, image, runner
 
 
 def mean(x: Tensor) -> Tensor:
@@ -56,27 +38,6 @@ def chained(x: Tensor) -> Tensor:
     for _ in range(2):
         x = (x - x.mean(dim=(2, 3), keepdim=True)).abs()
     return x
-
-
-def image(height: int, width: int, channels: int = 4, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((height, width, channels))
-
-
-def runner(model: nn.Module) -> Callable[[np.ndarray], Tensor]:
-    return lambda part: model(torch.from_numpy(part).permute(2, 0, 1)[None].contiguous(memory_format=MEMORY_FORMAT))[0, 0]
-
-
-def assert_tiles_agree(model: nn.Module, x: np.ndarray, shape: tuple[int, int], overlap: tuple[int, int]) -> None:
-    """In float64: what is left is the float32 of the prediction."""
-    model = model.double()
-    tiles = make_tiles((x.shape[0], x.shape[1]), shape, overlap)
-    assert len(tiles) > 1
-    with torch.inference_mode():
-        whole = runner(model)(x).numpy()
-        prediction, seam = run_tiles(runner(model), x, tiles)
-    bound = tolerance(torch.from_numpy(whole), 0.0, 1, torch.float32)
-    assert np.abs(prediction - whole).max() <= bound
-    assert seam <= 2 * bound
 
 
 @pytest.mark.parametrize("middle", [mean, corners, chained, lambda x: x], ids=["mean", "corners", "chained", "local"])
@@ -157,7 +118,7 @@ def test_networks(name: str, options: dict, channels: int) -> None:
     [
         (lambda x: x + F.interpolate(F.adaptive_avg_pool2d(x, 2), size=x.shape[2:]), "pools the whole map into a grid"),
         (lambda x: x + F.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=True).sum(), "by a factor"),
-        (lambda x: x + x.amax((2, 3), keepdim=True), "or at the whole image in an unknown way"),
+        (lambda x: x + x.amax((2, 3), keepdim=True), "or at the whole image, in torch.Tensor.amax"),
     ],
     ids=["grid", "factor", "maximum"],
 )
@@ -256,14 +217,14 @@ def test_one_pixel_of_a_tile_is_not_the_mean_of_the_image() -> None:
         assert torch.equal(one.mean((2, 3), keepdim=True), one)
         for columns in ((0, 4), (4, 8)):
             whole.start(Tile((0, 8), columns, (0, 8), columns))
-            with pytest.raises(MeanWanted):
+            with pytest.raises(StatisticWanted):
                 torch.full((1, 2, 1, 1), float(columns[0])).mean((2, 3), keepdim=True)
         whole.finish_pass()
         whole.start(Tile((0, 8), (0, 4), (0, 8), (0, 4)))
         mean = one.mean((2, 3), keepdim=True)
         assert torch.equal(mean, torch.full((1, 2, 1, 1), 2.0))
         assert torch.equal((2 * mean).mean((2, 3)), torch.full((1, 2), 4.0))  # of what is the whole map, no other pass
-        with pytest.raises(MeanWanted):
+        with pytest.raises(StatisticWanted):
             (one * mean).mean((2, 3))
 
 
