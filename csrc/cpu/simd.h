@@ -364,6 +364,15 @@ __attribute__((noinline)) auto load_lanes(const T* p, int64_t stride, int count)
   }
   return load(buffer);
 }
+// The first `count` lanes; the others are 0, and their memory is not touched.
+template <class T>
+PYINDEXNET_INLINE auto load_first(const T* p, int64_t count) {
+  if constexpr (std::is_same_v<T, typename Accumulate<T>::type>) {
+    return load_between(p, 0, count);
+  } else {
+    return load_lanes(p, 1, static_cast<int>(count));
+  }
+}
 template <class T, class V>
 __attribute__((noinline)) void store_lanes(T* p, int64_t stride, int count, V a) {
   alignas(64) T buffer[V::size];

@@ -149,7 +149,8 @@ class WindowForward : WindowTiles<T, kR> {
       T* y = row(a_.y, at, 0, h) + w * a_.y.w;
       int64_t m = 0;
       for (; m + 4 * L <= a_.M; m += 4 * L) channel_sums<4>(at, i, j, m, z, y + m);
-      for (; m < a_.M; m += L) channel_sums<1>(at, i, j, m, z, y + m);
+      for (; m + L <= a_.M; m += L) channel_sums<1>(at, i, j, m, z, y + m);
+      if (m < a_.M) last_channels(at, i, j, m, z, y + m);
     }
   }
   // Weights of one cell and sub-position: tap t at p[t * t_stride].
@@ -159,18 +160,31 @@ class WindowForward : WindowTiles<T, kR> {
   };
   template <int kC>
   PYINDEXNET_INLINE void channel_sums(const Item& at, int64_t i, int64_t j, int64_t m, Scalars z, T* y) const {
-    const int64_t top = i * D_ - a_.before(), left = j * D_ - a_.before();
-    const int64_t tx_begin = most(0, -left), tx_end = least(a_.k, a_.W - left);
     V sum[kC];
     for (V& one : sum) one = V(A(0));
+    each_tap(at, i, j, m, z, [&](const T* x, V w) PYINDEXNET_LAMBDA_INLINE {
+      for (int c = 0; c < kC; ++c) sum[c] = sum[c] + w * V(load(x + c * L));
+    });
+    for (int c = 0; c < kC; ++c) store(y + c * L, sum[c]);
+  }
+  // Fewer channels than a vector has lanes.
+  PYINDEXNET_INLINE void last_channels(const Item& at, int64_t i, int64_t j, int64_t m, Scalars z, T* y) const {
+    const int count = static_cast<int>(a_.M - m);
+    V sum(A(0));
+    each_tap(at, i, j, m, z, [&](const T* x, V w) PYINDEXNET_LAMBDA_INLINE { sum = sum + w * V(load_first(x, count)); });
+    store_first(y, count, sum);
+  }
+  // act(x, w) for every tap that lies in the image: channels from m on of its pixel, and its weight.
+  template <class Act>
+  PYINDEXNET_INLINE void each_tap(const Item& at, int64_t i, int64_t j, int64_t m, Scalars z, Act act) const {
+    const int64_t top = i * D_ - a_.before(), left = j * D_ - a_.before();
+    const int64_t tx_begin = most(0, -left), tx_end = least(a_.k, a_.W - left);
     for (int64_t ty = most(0, -top); ty < least(a_.k, a_.H - top); ++ty) {
       const T* x = row(a_.x, at, m, top + ty) + left * a_.x.w;
       for (int64_t tx = tx_begin; tx < tx_end; ++tx) {
-        const V w(z.p[(ty * a_.k + tx) * z.t_stride]);
-        for (int c = 0; c < kC; ++c) sum[c] = sum[c] + w * V(load(x + tx * a_.x.w + c * L));
+        act(x + tx * a_.x.w, V(z.p[(ty * a_.k + tx) * z.t_stride]));
       }
     }
-    for (int c = 0; c < kC; ++c) store(y + c * L, sum[c]);
   }
 };
 

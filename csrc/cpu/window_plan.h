@@ -19,8 +19,9 @@ struct WindowPlan {
   bool channels = false;  // forward: a vector is a run of a group's channels
   int64_t groups = 1;     // of items; 1: an item has all groups, one after another
 
-  // Whether neighbouring channels lie side by side, in whole vectors of any width.
-  static bool fits_channels(const WindowArgs& a) { return a.x.m == 1 && a.y.m == 1 && a.M % 16 == 0; }
+  // Whether neighbouring channels lie side by side, enough of them for most lanes of a vector not to be idle.
+  static constexpr int64_t kFewestChannels = 8;
+  static bool fits_channels(const WindowArgs& a) { return a.x.m == 1 && a.y.m == 1 && a.M >= kFewestChannels; }
 
   int64_t pitch() const { return tile + 2 * kHalo; }
 

@@ -30,11 +30,7 @@ class BatchNormKernel {
     T* out;
   };
 
-  PYINDEXNET_INLINE static V get(const T* p, int64_t count) {
-    if (count == L) return load(p);
-    if constexpr (std::is_same_v<T, A>) return load_between(p, 0, count);
-    return load_lanes(p, 1, static_cast<int>(count));
-  }
+  PYINDEXNET_INLINE static V get(const T* p, int64_t count) { return count == L ? load(p) : load_first(p, count); }
   PYINDEXNET_INLINE static void add(A* sum, V value) { store(sum, load(sum) + value); }
   PYINDEXNET_INLINE static int64_t sum_at(int64_t i) { return Planar ? i / L % kSums * L : i; }
 
