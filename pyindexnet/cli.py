@@ -263,7 +263,10 @@ def complexity(
 
 @app.command()
 def doctor() -> None:
-    """Tell what runs on this machine, what does not, and why."""
+    """Tell what runs on this machine, what does not, and why.
+
+    Exit code 1 where PYINDEXNET_BACKEND asks for what cannot run.
+    """
     from rich.table import Table
 
     with _console.input_errors():
@@ -278,8 +281,10 @@ def doctor() -> None:
         table.add_column(header)
     for row in rows:
         reasons = "\n".join(f"{backend}: {reason}" for backend, reason in row.reasons.items())
-        table.add_row(row.op, row.device, row.chosen, reasons)
+        table.add_row(row.op, row.device, row.chosen or "nothing", reasons)
     console.print(table)
+    if any(row.chosen is None for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -23,13 +23,13 @@ class Status:
     Attributes:
         op: operator.
         device: ``cpu`` or ``cuda``.
-        chosen: the backend of the automatic choice, or of ``PYINDEXNET_BACKEND``.
+        chosen: the backend of the automatic choice, or of ``PYINDEXNET_BACKEND``; None: that one cannot run there.
         reasons: why each other backend cannot run there; a backend that could, but is not chosen, is absent.
     """
 
     op: str
     device: str
-    chosen: str
+    chosen: str | None
     reasons: dict[str, str]
 
 
@@ -75,12 +75,14 @@ def statuses() -> list[Status]:
     """Every operator on every device of this machine.
 
     Raises:
-        BackendError: ``PYINDEXNET_BACKEND`` names a backend that cannot run. ValueError: it names none.
+        ValueError: ``PYINDEXNET_BACKEND`` names no backend.
     """
     out = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         probe = torch.empty(0, device=device)
         for op in backends.operators():
             reasons = {b: backends.why_not(op, b, probe) for b in backends.BACKENDS}
-            out.append(Status(op, device, backends.choose(op, probe), {b: r for b, r in reasons.items() if r is not None}))
+            forced = backends.forced()
+            chosen = backends.choose(op, probe) if forced is None or reasons[forced] is None else None
+            out.append(Status(op, device, chosen, {b: r for b, r in reasons.items() if r is not None}))
     return out

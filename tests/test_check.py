@@ -83,3 +83,12 @@ def test_doctor_with_an_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert result.stderr == "error: PYINDEXNET_BACKEND must be one of reference, cpu, cuda, triton, got 'gpu'\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the backend runs here")
+def test_doctor_with_a_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYINDEXNET_BACKEND", "cuda")
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert result.stdout.count("nothing") == len(backends.operators())
+    assert "PyTorch sees no CUDA device" in result.stdout
