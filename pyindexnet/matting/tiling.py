@@ -82,8 +82,8 @@ class Tiling:
         overlap: pixels of context on each side of a tile, rounded up to what the network's sizes are multiples of; None: the
             network's receptive field, with which tiles and image agree to rounding.
     Attributes:
-        plan: of the last image. seam: largest difference, at the seams of the last image, between the predictions of the tiles
-            on both sides; 0 for one tile.
+        plan: of the last image. seam: largest difference, at the seams of the last image, between the alphas of the tiles on
+            both sides; 0 for one tile.
     Raises:
         ValueError: a value that is not allowed.
     """
@@ -172,7 +172,7 @@ def run_tiles(run: Run, aligned: np.ndarray, tiles: tuple[Tile, ...]) -> tuple[n
         aligned: (H, W, C) float32.
         tiles: their cores cover the image, row by row.
     Returns:
-        (H, W) float32, and the largest difference between two tiles' predictions at their seam.
+        (H, W) float32, and the largest difference between two tiles' predictions, clipped to [0, 1], at their seam.
     Raises:
         TilingError: the network cannot run in tiles.
     """
@@ -219,7 +219,8 @@ def _after_statistics(whole: WholeImage, tiles: tuple[Tile, ...], result: Callab
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max())
+    """Largest difference of the alphas that two predictions become."""
+    return float(np.abs(a.clip(0, 1) - b.clip(0, 1)).max())
 
 
 def receptive_field(model: nn.Module, channels: int, multiple: int, memory_format: torch.memory_format) -> Span:
