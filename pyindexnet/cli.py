@@ -170,7 +170,7 @@ def matte(
 
     Black in a trimap is background, white is foreground, all between is unknown.
 
-    Known pixels come out as exactly 0 and 1. Existing outputs are replaced.
+    Known pixels come out as exactly 0 and 1, but for the losses of JPEG. Existing outputs are replaced.
     """
     from pyindexnet import tune_allocator, use_backend
 

@@ -61,11 +61,11 @@ def check_tensor(op: str, name: str, value: Any, dims: Sequence[str]) -> None:
         raise ValueError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {value.dtype}")
 
 
-def check_same(op: str, name: str, value: Tensor, x: Tensor) -> None:
+def check_same(op: str, name: str, value: Tensor, x: Tensor, x_name: str = "x") -> None:
     if value.dtype != x.dtype:
-        raise ValueError(f"{op}: {name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+        raise ValueError(f"{op}: {name} must have the dtype of {x_name}, {x.dtype}, got {value.dtype}")
     if value.device != x.device:
-        raise ValueError(f"{op}: {name} must be on the device of x, {x.device}, got {value.device}")
+        raise ValueError(f"{op}: {name} must be on the device of {x_name}, {x.device}, got {value.device}")
 
 
 def check_choice(op: str, name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -42,13 +42,13 @@ def check_groups(op: str, x: Tensor, groups: int, name: str = "groups", of: str 
         raise ValueError(f"{op}: {name} must divide the {x.shape[1]} channels of {of}, got {groups!r}")
 
 
-def check_kernels(op: str, name: str, x: Tensor, kernels: Tensor, channels: int, h: int, w: int) -> None:
+def check_kernels(op: str, name: str, x: Tensor, kernels: Tensor, channels: int, h: int, w: int, x_name: str = "x") -> None:
     """Kernels against x and the size of their grid."""
     check_tensor(op, name, kernels, ("N", "channels", "h", "w"))
     want = (x.shape[0], channels, h, w)
     if tuple(kernels.shape) != want:
         raise ValueError(f"{op}: {name} must be {want}, got {tuple(kernels.shape)}")
-    check_same(op, name, kernels, x)
+    check_same(op, name, kernels, x, x_name)
 
 
 def group_major(logits: Tensor, groups: int, kernel_size: int, normalization: str) -> tuple[Tensor, str]:
@@ -59,8 +59,9 @@ def group_major(logits: Tensor, groups: int, kernel_size: int, normalization: st
     """
     if groups == 1 or normalization == "none":
         return logits, normalization
-    n, _, h, w = logits.shape
-    a = logits.reshape(n, kernel_size * kernel_size, -1, h, w).transpose(1, 2)
+    n, channels, h, w = logits.shape
+    taps = kernel_size * kernel_size
+    a = logits.reshape(n, taps, channels // taps, h, w).transpose(1, 2)  # -1 would be ambiguous for n = 0
     everywhere = torch.ones((), dtype=torch.bool, device=logits.device)
     z = normalize(a.to(accumulate_dtype(a)), normalization, everywhere).to(logits.dtype)
     return z.transpose(1, 2).reshape(logits.shape), "none"

@@ -48,7 +48,7 @@ def carafe(
     check_groups(_OP, features, group_size, "group_size", "features")
     check_tensor(_OP, "masks", masks, ("N", "channels", "H", "W"))
     h, w = features.shape[2:]
-    check_kernels(_OP, "masks", features, masks, group_size * kernel_size**2, scale_factor * h, scale_factor * w)
+    check_kernels(_OP, "masks", features, masks, group_size * kernel_size**2, scale_factor * h, scale_factor * w, "features")
     return dynamic_upsample(
         features,
         masks,

@@ -175,6 +175,10 @@ def test_absent_output_pixels_do_not_leak(variant: tuple[str, str], dtype: torch
         (lambda x, m: pyindexnet.carafe("x", m, 3), "carafe: features must be a tensor, got str"),
         (lambda x, m: pyindexnet.carafe(x, None, 3), "carafe: masks must be a tensor, got NoneType"),
         (lambda x, m: pyindexnet.carafe(x, m[..., 1:], 3), r"carafe: masks must be \(2, 9, 8, 10\), got \(2, 9, 8, 9\)"),
+        (
+            lambda x, m: pyindexnet.carafe(x, m.double(), 3),
+            "carafe: masks must have the dtype of features, torch.float32, got torch.f",
+        ),
         (lambda x, m: pyindexnet.carafe(x, m, 3, 4), "carafe: group_size must divide the 6 channels of features, got 4"),
         (lambda x, m: pyindexnet.carafe(x, m, 3, 1, 5), "carafe: scale_factor must be one of 1, 2, 3, 4, got 5"),
         (lambda x, m: pyindexnet.carafe(x, m, 3.0), "carafe: kernel_size must be one of 1, 3, 5, 7, got 3.0"),
@@ -225,3 +229,11 @@ def test_large(case: str, threads: int) -> None:
         torch.set_num_threads(before)
     for row in rows:
         assert row.ok, str(row)
+
+
+def test_released_group_layout_of_an_empty_batch() -> None:
+    options = {"groups": 2, "group_layout": "position_major"}
+    up = pyindexnet.dynamic_upsample(torch.zeros(0, 4, 3, 3), torch.zeros(0, 72, 3, 3), kernel_size=3, **options)
+    assert up.shape == (0, 4, 6, 6)
+    down = pyindexnet.dynamic_downsample(torch.zeros(0, 4, 4, 4), torch.zeros(0, 18, 2, 2), kernel_size=3, **options)
+    assert down.shape == (0, 4, 2, 2)
