@@ -14,6 +14,10 @@ PYINDEXNET_HOST_DEVICE constexpr unsigned all_present() {
   return (1u << K) - 1u;
 }
 
+PYINDEXNET_HOST_DEVICE constexpr bool one_present(unsigned present) {
+  return (present & (present - 1u)) == 0;
+}
+
 template <class V>
 PYINDEXNET_HOST_DEVICE V sigmoid(V a) {
   return reciprocal(V(1) + exp_of(V(0) - a));
@@ -24,6 +28,10 @@ template <bool kUnit, int K, class V>
 PYINDEXNET_HOST_DEVICE void softmax(V (&a)[K], unsigned present) {
   V sum(0);
   if constexpr (kUnit) {
+    if (one_present(present)) {  // exactly 1, as e / e is not where it is e (1 / e); NaN stays
+      for (int k = 0; k < K; ++k) a[k] = (present >> k) & 1u ? V(1) + V(0) * a[k] : V(0);
+      return;
+    }
     for (int k = 0; k < K; ++k) {
       a[k] = (present >> k) & 1u ? exp_unit(a[k]) : V(0);
       sum = sum + a[k];
@@ -61,7 +69,7 @@ PYINDEXNET_HOST_DEVICE void normalize(V (&a)[K], Normalization how, unsigned pre
   if (how == Normalization::sigmoid) {
     for (int k = 0; k < K; ++k) a[k] = sigmoid(a[k]);
   } else if (how == Normalization::sigmoid_softmax) {
-    softmax_of_sigmoid(a, present);
+    one_present(present) ? softmax_of_sigmoid<K, V>(a, present) : softmax_of_sigmoid(a, present);
   } else if (how == Normalization::softmax || how == Normalization::softmax_sigmoid) {
     softmax<false>(a, present);
     if (how == Normalization::softmax_sigmoid) {
