@@ -14,24 +14,22 @@ PYINDEXNET_HOST_DEVICE constexpr unsigned all_present() {
   return (1u << K) - 1u;
 }
 
-PYINDEXNET_HOST_DEVICE constexpr bool one_present(unsigned present) {
-  return (present & (present - 1u)) == 0;
-}
-
 template <class V>
 PYINDEXNET_HOST_DEVICE V sigmoid(V a) {
   return reciprocal(V(1) + exp_of(V(0) - a));
 }
 
-// a <- softmax(a) over the positions in `present`; 0 elsewhere. kUnit: a lies in [0, 1], so no maximum is needed.
+PYINDEXNET_HOST_DEVICE constexpr bool one_present(unsigned present) {
+  return (present & (present - 1u)) == 0;
+}
+
+// a <- softmax(a) over the positions in `present`; 0 elsewhere. kUnit: a lies in [0, 1], so no maximum is needed, except where
+// one position is present: e^a / e^a rounds, and its logit would get a gradient; e^0 / e^0 is 1.
 template <bool kUnit, int K, class V>
 PYINDEXNET_HOST_DEVICE void softmax(V (&a)[K], unsigned present) {
   V sum(0);
   if constexpr (kUnit) {
-    if (one_present(present)) {  // exactly 1, as e / e is not where it is e (1 / e); NaN stays
-      for (int k = 0; k < K; ++k) a[k] = (present >> k) & 1u ? V(1) + V(0) * a[k] : V(0);
-      return;
-    }
+    if (one_present(present)) return softmax<false>(a, present);
     for (int k = 0; k < K; ++k) {
       a[k] = (present >> k) & 1u ? exp_unit(a[k]) : V(0);
       sum = sum + a[k];

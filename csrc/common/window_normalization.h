@@ -7,9 +7,10 @@
 namespace pyindexnet {
 inline namespace PYINDEXNET_ISA {
 
-// a <- softmax(a). kUnit: a lies in [0, 1], so no maximum is needed.
+// a <- softmax(a). kUnit: a lies in [0, 1], so no maximum is needed, except for a single tap: see softmax().
 template <bool kUnit, class V, class Taps>
 PYINDEXNET_HOST_DEVICE void softmax_taps(Taps a, int taps) {
+  if (kUnit && taps == 1) return softmax_taps<false, V>(a, taps);
   V top = a.get(0), sum(0);
   if constexpr (!kUnit) {
     for (int t = 1; t < taps; ++t) top = maximum(top, a.get(t));
@@ -70,6 +71,7 @@ PYINDEXNET_HOST_DEVICE void normalize_vjp_taps(Taps a, Taps d, int taps, Normali
   } else if (how == Normalization::sigmoid_softmax) {
     // The sigmoids stay in memory, for their slopes; the exponentials are computed twice.
     sigmoid_taps<V>(a, taps);
+    if (taps == 1) return d.set(0, V(0) * a.get(0));  // its weight is 1, whatever its logit
     V sum(0), dot(0);
     for (int t = 0; t < taps; ++t) {
       const V e = exp_unit(V(a.get(t)));

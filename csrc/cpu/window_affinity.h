@@ -114,6 +114,7 @@ class AffinityLogits : WindowRows<T> {
       case Normalization::sigmoid:
         return all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE { return sigmoid(logit(t)); });
       case Normalization::sigmoid_softmax:
+        if (taps == 1) return all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE { return V(A(1)) + V(A(0)) * sigmoid(logit(t)); });
         all([&](int64_t t) PYINDEXNET_LAMBDA_INLINE {
           const V e = exp_unit(sigmoid(logit(t)));
           sum = sum + e;

@@ -209,7 +209,9 @@ __global__ void __launch_bounds__(kThreads, 1) window_statistics_kernel(const Wi
       const A value = logits(t);
       out.top = out.top < value ? value : out.top;
     }
-    if (unit) out.top = 0;
+    V first;
+    first.at[0] = out.top;
+    if (unit) out.top = a.taps() == 1 ? sigmoid(first).at[0] : A(0);
     A sum = 0;
     for (int64_t t = 0; t < a.taps(); ++t) {
       V value;

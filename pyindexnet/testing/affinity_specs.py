@@ -94,6 +94,7 @@ _UP_CASES: tuple[tuple[Shape, int, int, int, str, tuple[int, int] | None, int, b
     ((1, 35, 3, 4), 3, 1, 2, "softmax", None, 4, False),
     ((1, 32, 3, 5), 3, 2, 3, "sigmoid_softmax", None, 2, True),
     ((3, 2, 5, 18), 3, 1, 2, "none", (9, 35), 1, True),
+    ((1, 4, 3, 5), 1, 2, 2, "sigmoid_softmax", None, 2, True),  # the only tap weighs exactly 1
     ((0, 4, 3, 3), 3, 2, 2, "softmax", None, 2, True),
 )
 

@@ -149,6 +149,7 @@ _UP_CASES: tuple[tuple[Shape, int, int, int, str, bool, tuple[int, int] | None],
     ((1, 6, 5, 6), 7, 3, 1, "softmax", False, None),
     ((1, 3, 2, 18), 3, 1, 3, "none", True, (6, 53)),
     ((1, 64, 3, 5), 3, 4, 4, "sigmoid", False, None),
+    ((1, 3, 2, 5), 1, 1, 2, "sigmoid_softmax", False, None),  # the only tap weighs exactly 1
     ((0, 4, 3, 3), 3, 2, 2, "softmax", False, None),
 )
 
