@@ -27,5 +27,5 @@ BENCH = WindowBench(
     published=published,
     kinds=tuple(_VARIANTS),
     variants=_VARIANTS,
-    sizes=((1, 64, 64, 64), (1, 256, 64, 64), (1, 64, 128, 128)),
+    sizes=((1, 64, 64, 64), (1, 128, 64, 64), (1, 256, 64, 64), (1, 64, 128, 128), (1, 256, 128, 128)),
 )
