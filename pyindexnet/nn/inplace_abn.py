@@ -118,7 +118,10 @@ class InPlaceABN(nn.Module):
     def _statistics(self, x: Tensor, group: Any) -> tuple[Tensor, Tensor, int]:
         """Mean, biased variance and number of values for each channel, of all processes; the running ones follow."""
         count = x.numel() // self.channels
-        mean, var = batch_statistics(x)
+        if count:
+            mean, var = batch_statistics(x)
+        else:  # the other processes wait for this one all the same
+            mean = var = x.new_zeros(self.channels, dtype=torch.float32 if x.dtype in HALF else x.dtype)
         if group is not None:
             mean, var, count = _joined(mean, var, count, group)
         if count < 2:
@@ -176,7 +179,8 @@ class _Function(torch.autograd.Function):
         if ctx.slope != 1:
             z = F.leaky_relu(y, 1 / ctx.slope)
             d = None if grad_y is None else torch.where(y < 0, grad_y * ctx.slope, grad_y)
-        if d is not None and grad_rsigma is None and not again and ctx.group is None:
+        one_pass = grad_rsigma is None and not again and ctx.group is None
+        if d is not None and d.numel() and one_pass:  # PyTorch's own divides by the number of samples
             grads = _one_pass(d, z, gamma, beta, rsigma, ctx.count > 0)
             return (*grads, *(None,) * 6)
         xhat = (z - _channels(beta, y)) / _channels(gamma, y)

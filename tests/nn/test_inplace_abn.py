@@ -205,10 +205,10 @@ def twice(module: InPlaceABN) -> None:
     torch.autograd.grad(module(x * 1).square().sum(), x, create_graph=True)
 
 
-def test_synchronised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [[3, 1], [4, 0]], ids=str)
+def test_synchronised(tmp_path: Path, sizes: list[int]) -> None:
     """Two processes with parts of a batch do what one does with all of it."""
     torch.manual_seed(0)
-    sizes = [3, 1]
     module = InPlaceABN(3)
     nn.init.normal_(module.weight)
     nn.init.normal_(module.bias)
@@ -233,6 +233,13 @@ def test_synchronised(tmp_path: Path) -> None:
         assert bytes(part["error"].tolist()).decode() == (
             "InPlaceABN: sync must be False for derivatives of the backward pass, got True"
         )
+
+
+def test_an_empty_batch_is_an_error() -> None:
+    with pytest.raises(
+        ValueError, match=r"InPlaceABN: x must hold more than one value per channel in training, got \(0, 3, 4, 4\)"
+    ):
+        InPlaceABN(3)(torch.zeros(0, 3, 4, 4))
 
 
 def test_sync_alone_has_no_effect() -> None:
