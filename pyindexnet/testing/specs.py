@@ -104,9 +104,10 @@ def _indexed_samples(low_first: bool, output_size: bool) -> tuple[Sample, ...]:
         h, w = -(-height // r), -(-width // r)
         x = (n, c, h, w) if low_first else (n, c, height, width)
         logits = (n, 1 if holistic else c, r * r, h, w)
-        # Every normalisation on the smallest (one position is present: its weight is 1 exactly) and the odd-sized cases, one in
-        # turn on the others.
-        hows = NORMALIZATIONS if number in (1, 2, 3) else (NORMALIZATIONS[number % len(NORMALIZATIONS)],)
+        # Every normalisation on the odd-sized cases, one in turn on the others.
+        hows = NORMALIZATIONS if number in (2, 3) else (NORMALIZATIONS[number % len(NORMALIZATIONS)],)
+        if (height, width) == (1, 1):
+            hows = (*hows, "sigmoid_softmax")  # one position is present: its weight is 1 exactly
         for how in hows:
             options: dict[str, Any] = {"ratio": r, "normalization": how}
             if output_size:
