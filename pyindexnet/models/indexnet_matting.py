@@ -28,7 +28,7 @@ from pyindexnet.models.checkpoints import (
 )
 from pyindexnet.models.mobilenetv2 import OUTPUT_STRIDES, MobileNetV2, encoder_key_map
 from pyindexnet.models.registry import register_model
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.nn.aspp import ASPP
 from pyindexnet.nn.conv import ConvBNAct, DepthwiseSeparable, init_weights
 from pyindexnet.nn.fused_conv import FusedConv
@@ -162,8 +162,7 @@ class IndexNetMatting(nn.Module):
             ("decoder_normalization", decoder_normalization, NORMALIZATIONS),
         ):
             require_one_of("indexnet_matting", option, value, allowed)
-        if not isinstance(decoder_kernel_size, int) or decoder_kernel_size < 1 or decoder_kernel_size % 2 == 0:
-            raise ValueError(f"indexnet_matting: decoder_kernel_size must be an odd number from 1, got {decoder_kernel_size!r}")
+        require_count("indexnet_matting", "decoder_kernel_size", decoder_kernel_size, odd=True)
 
         self.decoder_fuses = decoder != "none"
         self.encoder = MobileNetV2(4, width=width, output_stride=output_stride, downsample="pool")

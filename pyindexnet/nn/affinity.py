@@ -25,7 +25,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.nn.map_statistics import cell_means, encoding_moments
 from pyindexnet.nn.resampling import Guide, Reduced, Resampling
 from pyindexnet.ops._common import without_autocast
@@ -108,13 +108,12 @@ class AffinityUpsample(nn.Module):
         require_one_of(name, "encoder_kernel_size", encoder_kernel_size, ENCODER_KERNEL_SIZES)
         require_one_of(name, "normalization", normalization, NORMALIZATIONS)
         require_one_of(name, "group_layout", group_layout, GROUP_LAYOUTS)
-        for option, value in (("groups", groups), ("norm_groups", norm_groups)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: {option} must be a whole number from 1, got {value!r}")
+        for option, value in (("channels", channels), ("groups", groups), ("norm_groups", norm_groups)):
+            require_count(name, option, value)
         if normalize and channels % norm_groups:
             raise ValueError(f"{name}: channels must be a multiple of norm_groups ({norm_groups}), got {channels}")
         positions = SCALE**2 if position_wise else 1
-        if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK // positions:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK // positions:
             raise ValueError(f"{name}: rank must be a whole number from 1 to {MAX_RANK // positions}, got {rank!r}")
         self.channels = channels
         self.variant = variant

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of an option that has a fixed set of values."""
+"""Checks of options."""
 
 from __future__ import annotations
 
@@ -11,3 +11,10 @@ def require_one_of(owner: str, option: str, value: object, allowed: Iterable[obj
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"{owner}: {option} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def require_count(owner: str, option: str, value: object, *, odd: bool = False) -> None:
+    """Raise ValueError, naming ``value``, unless it is a whole number from 1, and odd where that is asked; no boolean."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (odd and value % 2 == 0):
+        kind = "an odd number" if odd else "a whole number"
+        raise ValueError(f"{owner}: {option} must be {kind} from 1, got {value!r}")

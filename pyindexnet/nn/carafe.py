@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.ops.dynamic_downsample import dynamic_downsample
 from pyindexnet.ops.dynamic_upsample import dynamic_upsample
 
@@ -54,14 +54,14 @@ class _Predictor(nn.Module):
         name = type(self).__name__
         require_one_of(name, "scale", scale, SCALES)
         require_one_of(name, "kernel_size", kernel_size, self.kernel_sizes)
-        if not isinstance(groups, int) or groups < 1 or channels % groups:
-            raise ValueError(f"{name}: groups must be a whole number from 1 that divides channels ({channels}), got {groups!r}")
-        if compressed_channels is not None and compressed_channels < 1:
-            raise ValueError(f"{name}: compressed_channels must be at least 1 or None, got {compressed_channels}")
-        if encoder_dilation < 1:
-            raise ValueError(f"{name}: encoder_dilation must be at least 1, got {encoder_dilation}")
-        if encoder_kernel_size < 1 or encoder_kernel_size % 2 == 0:
-            raise ValueError(f"{name}: encoder_kernel_size must be an odd number from 1, got {encoder_kernel_size}")
+        for option, value in (("channels", channels), ("groups", groups), ("encoder_dilation", encoder_dilation)):
+            require_count(name, option, value)
+        if channels % groups:
+            raise ValueError(f"{name}: groups must divide channels ({channels}), got {groups}")
+        if compressed_channels is not None:
+            require_count(name, "compressed_channels", compressed_channels)
+        require_count(name, "encoder_kernel_size", encoder_kernel_size, odd=True)
+        self.channels = channels
         self.scale = scale
         self.kernel_size = kernel_size
         self.groups = groups
@@ -85,6 +85,8 @@ class _Predictor(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """The raw kernels for ``x``, as the operator takes them."""
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"{type(self).__name__}: x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
         return self.predict(x if self.compress is None else self.compress(x))
 
 
@@ -101,7 +103,7 @@ class CARAFE(_Predictor):
         encoder_dilation: its dilation.
     Shape: (N, C, h, w) -> (N, C, H, W): ``output_size`` = (H, W) with floor(H / r) <= h <= ceil(H / r), else (r h, r w).
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value that is not allowed, or another number of channels.
     """
 
     kernel_sizes = (1, 3, 5, 7)
@@ -129,7 +131,7 @@ class CARAFEDownsample(_Predictor):
         kernel_size: side of the window, 1 to 14.
     Shape: (N, C, H, W) -> (N, C, ceil(H / r), ceil(W / r)).
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value that is not allowed, or another number of channels.
     """
 
     kernel_sizes = range(1, 15)

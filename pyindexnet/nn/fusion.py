@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.nn.carafe import CARAFE, init_prediction
 from pyindexnet.nn.context import Leaky
 from pyindexnet.nn.conv import ConvBNAct
@@ -67,13 +67,24 @@ class GLF(nn.Module):
         require_one_of("GLF", "global_source", global_source, GLOBAL_SOURCES)
         require_one_of("GLF", "kernel_size", kernel_size, (1, 3, 5, 7))
         require_one_of("GLF", "group_order", group_order, GROUP_ORDERS)
+        counts = {
+            "high_channels": high_channels,
+            "low_channels": low_channels,
+            "inter_channels": inter_channels,
+            "out_channels": out_channels,
+            "global_channels": global_channels,
+            "group_channels": group_channels,
+            "reduction": reduction,
+        }
+        for option, value in counts.items():
+            require_count("GLF", option, value)
         if high_channels % SCALE**2:
             raise ValueError(f"GLF: high_channels must be a multiple of {SCALE**2}, got {high_channels}")
-        if group_channels < 1 or inter_channels % group_channels:
+        if inter_channels % group_channels:
             raise ValueError(
                 f"GLF: inter_channels must be a multiple of group_channels ({group_channels}), got {inter_channels}"
             )
-        if not 1 <= reduction <= inter_channels:
+        if reduction > inter_channels:
             raise ValueError(f"GLF: reduction must be from 1 to inter_channels ({inter_channels}), got {reduction}")
         self.global_source = global_source
         self.kernel_size = kernel_size

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.nn.conv import ConvBNAct, init_weights
 
 POSITIONS = 4
@@ -42,11 +42,14 @@ class HolisticIndexNetwork(nn.Module):
         channels: C.
         nonlinear: whether the hidden layer is there.
         context: weak context: a 4x4 first kernel in place of 2x2.
+    Raises:
+        ValueError: a value that is not allowed.
     Shape: (N, C, H, W) -> (N, 1, 4, ceil(H/2), ceil(W/2)); odd sizes are padded with zeros at the bottom and right.
     """
 
     def __init__(self, channels: int, *, nonlinear: bool = True, context: bool = True) -> None:
         super().__init__()
+        require_count("HolisticIndexNetwork", "channels", channels)
         self.hidden, self.predict = _layers(channels, 2 * channels, POSITIONS, nonlinear, context)
         init_weights(self)
 
@@ -87,6 +90,7 @@ class DepthwiseIndexNetwork(nn.Module):
         width: int = 2,
     ) -> None:
         super().__init__()
+        require_count("DepthwiseIndexNetwork", "channels", channels)
         require_one_of("DepthwiseIndexNetwork", "family", family, DEPTHWISE_FAMILIES)
         require_one_of("DepthwiseIndexNetwork", "width", width, WIDTHS)
         self.family = family

@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_one_of
+from pyindexnet.nn.arguments import require_count, require_one_of
 from pyindexnet.nn.batch_norm import HALF, batch_statistics, count_batch, track_statistics
 from pyindexnet.nn.conv import ConvBNAct
 
@@ -70,6 +70,7 @@ class InPlaceABN(nn.Module):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
+        require_count("InPlaceABN", "channels", channels)
         require_one_of("InPlaceABN", "weight_form", weight_form, WEIGHTS)
         if not negative_slope > 0:
             raise ValueError(f"InPlaceABN: negative_slope must be above 0, got {negative_slope}")

@@ -195,6 +195,9 @@ def test_parameters_as_printed(variant: str, shared: bool) -> None:
         ({"rank": 5, "position_wise": True}, "rank must be a whole number from 1 to 4, got 5"),
         ({"rank": 1.5}, "rank must be a whole number from 1 to 16, got 1.5"),
         ({"groups": 0}, "groups must be a whole number from 1, got 0"),
+        ({"groups": True}, "groups must be a whole number from 1, got True"),
+        ({"rank": True}, "rank must be a whole number from 1 to 16, got True"),
+        ({"channels": 0}, "channels must be a whole number from 1, got 0"),
         ({"groups": 2.0}, "groups must be a whole number from 1, got 2.0"),
         ({"normalize": True, "norm_groups": 0}, "norm_groups must be a whole number from 1, got 0"),
     ],
@@ -203,7 +206,7 @@ def test_parameters_as_printed(variant: str, shared: bool) -> None:
 @pytest.mark.parametrize("module", [AffinityUpsample, AffinityUpDown])
 def test_bad_arguments(module: type[AffinityUpsample], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{module.__name__}: {message}"):
-        module(48, **options)
+        module(**{"channels": 48, **options})
 
 
 def test_normalised_encodings_under_autocast() -> None:

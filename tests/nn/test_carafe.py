@@ -104,16 +104,24 @@ def test_even_encoder(module: type[CARAFE | CARAFEDownsample]) -> None:
     [
         ({"scale": 5}, "scale must be one of 1, 2, 3, 4, got 5"),
         ({"kernel_size": 15}, "kernel_size must be one of 1, .*, got 15"),
-        ({"groups": 3}, r"groups must be a whole number from 1 that divides channels \(8\), got 3"),
-        ({"groups": 0}, r"groups must be a whole number from 1 that divides channels \(8\), got 0"),
-        ({"compressed_channels": 0}, "compressed_channels must be at least 1 or None, got 0"),
-        ({"encoder_dilation": 0}, "encoder_dilation must be at least 1, got 0"),
+        ({"groups": 3}, r"groups must divide channels \(8\), got 3"),
+        ({"groups": 0}, "groups must be a whole number from 1, got 0"),
+        ({"groups": True}, "groups must be a whole number from 1, got True"),
+        ({"channels": 0}, "channels must be a whole number from 1, got 0"),
+        ({"compressed_channels": 0}, "compressed_channels must be a whole number from 1, got 0"),
+        ({"encoder_dilation": 0}, "encoder_dilation must be a whole number from 1, got 0"),
     ],
     ids=str,
 )
 def test_bad_arguments(module: type[CARAFE | CARAFEDownsample], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{module.__name__}: {message}"):
-        module(8, **options)
+        module(**{"channels": 8, **options})
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+def test_wrong_channels(module: type[CARAFE | CARAFEDownsample]) -> None:
+    with pytest.raises(ValueError, match=rf"{module.__name__}: x must be \(N, 8, H, W\), got \(1, 6, 4, 4\)"):
+        module(8)(torch.zeros(1, 6, 4, 4))
 
 
 def test_even_windows_are_for_downsampling() -> None:

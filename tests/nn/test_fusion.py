@@ -99,7 +99,8 @@ def test_missing_context() -> None:
     [
         ({"high_channels": 6}, "high_channels must be a multiple of 4, got 6"),
         ({"group_channels": 5}, r"inter_channels must be a multiple of group_channels \(5\), got 12"),
-        ({"reduction": 0}, r"reduction must be from 1 to inter_channels \(12\), got 0"),
+        ({"reduction": 0}, "reduction must be a whole number from 1, got 0"),
+        ({"reduction": 13}, r"reduction must be from 1 to inter_channels \(12\), got 13"),
         ({"kernel_size": 4}, "kernel_size must be one of 1, 3, 5, 7, got 4"),
         ({"global_source": "b"}, "global_source must be one of 'tmp', 'high', 'c5', 'none', got 'b'"),
         ({"group_order": "mixed"}, "group_order must be one of 'blocked', 'interleaved', got 'mixed'"),

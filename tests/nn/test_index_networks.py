@@ -227,8 +227,9 @@ def test_holistic_max_index_of_equal_values_is_the_first() -> None:
     [
         ({"family": "m2m"}, r"family must be one of 'o2o_modelwise', .*, got 'm2m'"),
         ({"width": 3}, r"width must be one of 1, 2, got 3"),
+        ({"channels": 0}, r"channels must be a whole number from 1, got 0"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DepthwiseIndexNetwork(4, **options)
+        DepthwiseIndexNetwork(**{"channels": 4, **options})

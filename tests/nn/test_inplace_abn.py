@@ -280,6 +280,7 @@ def test_revert(slope: float, weight_form: str) -> None:
     ("options", "size", "message"),
     [
         ({"weight_form": "abs"}, None, "weight_form must be one of 'raw', 'positive', got 'abs'"),
+        ({"channels": 0}, None, "channels must be a whole number from 1, got 0"),
         ({"negative_slope": 0.0}, None, "negative_slope must be above 0, got 0.0"),
         ({}, (2, 4, 5, 5), r"x must be \(N, 3, ...\), got \(2, 4, 5, 5\)"),
         ({}, (3,), r"x must be \(N, 3, ...\), got \(3,\)"),
@@ -289,7 +290,7 @@ def test_revert(slope: float, weight_form: str) -> None:
 )
 def test_errors(options: dict, size: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"InPlaceABN: {message}"):
-        InPlaceABN(3, **options)(torch.zeros(size or (2, 3, 4, 4)))
+        InPlaceABN(**{"channels": 3, **options})(torch.zeros(size or (2, 3, 4, 4)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -103,14 +103,17 @@ class Loss(_Section):
 
 
 class Optimizer(_Section):
-    """Optimizer. ``encoder_factor`` multiplies the learning rate of the parameters below ``model.encoder``."""
+    """Optimizer. ``encoder_factor`` multiplies the learning rate of the parameters below ``model.encoder``, ``matrix_factor``
+    that of the kernels that :class:`~pyindexnet.matting.training.muon.Muon` makes orthogonal. ``momentum``: of sgd and muon.
+    """
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "muon", "sgd"] = "adam"
     lr: float = Field(default=0.01, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     encoder_factor: float = Field(default=1.0, gt=0)
+    matrix_factor: float = Field(default=1.0, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pyindexnet.matting import losses
 from pyindexnet.matting.training.config import Loss, Optimizer, Schedule, TrainingConfig
 from pyindexnet.matting.training.data import Batch
+from pyindexnet.matting.training.muon import Muon
 from pyindexnet.nn.inplace_abn import InPlaceABN
 
 
@@ -59,6 +60,15 @@ def make_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.Optimizer
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.name == "muon":
+        return Muon(
+            groups,
+            lr=config.lr,
+            betas=config.betas,
+            momentum=config.momentum,
+            matrix_factor=config.matrix_factor,
+            weight_decay=config.weight_decay,
+        )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 

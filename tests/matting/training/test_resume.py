@@ -51,10 +51,11 @@ def assert_same_run(first: Path, second: Path) -> None:
     [
         {},
         {"optimizer": {"name": "sgd", "lr": 0.01, "encoder_factor": 0.1}, "accumulate": 2},
+        {"optimizer": {"name": "muon", "lr": 0.001, "encoder_factor": 0.1, "matrix_factor": 2}},
         {"freeze_batch_norm": "encoder", "amp": "bfloat16"},
         {"workers": 1},
     ],
-    ids=["adam", "sgd", "frozen-amp", "worker"],
+    ids=["adam", "sgd", "muon", "frozen-amp", "worker"],
 )
 def test_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     config = tiny.tiny_config(**options, checkpoints={"every": 2, "keep": 3})
