@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pyindexnet.matting.data.compose import Item
 from pyindexnet.matting.data.dataset import Key
 from pyindexnet.matting.data.trimap import draw_trimap
-from pyindexnet.matting.procedural import media, objects
+from pyindexnet.matting.procedural import media, objects, plants
 from pyindexnet.matting.procedural.folders import CutOuts, Photographs
 from pyindexnet.matting.procedural.raster import Array, Layer, Rng, blur, uniform
 from pyindexnet.matting.procedural.textures import background
@@ -24,16 +24,18 @@ from pyindexnet.matting.trimaps import UNKNOWN
 OBJECTS: dict[str, tuple[Callable[[Rng, tuple[int, int]], Layer], float]] = {
     "hair": (objects.hair, 2.5),
     "fur": (objects.fur, 2.0),
-    "foliage": (objects.foliage, 1.5),
-    "grass": (objects.grass, 1.0),
-    "net": (media.net, 1.0),
-    "lace": (media.lace, 0.8),
-    "veil": (media.veil, 0.8),
-    "smoke": (media.smoke, 0.8),
-    "glass": (media.glass, 0.8),
-    "bubbles": (media.bubbles, 0.6),
-    "motion": (lambda rng, size: media.moving(rng, None, size), 0.8),
-    "solid": (objects.solid, 1.2),
+    "foliage": (plants.foliage, 1.5),
+    "frond": (plants.frond, 1.8),
+    "crown": (plants.crown, 1.2),
+    "grass": (plants.grass, 1.2),
+    "net": (media.net, 1.2),
+    "lace": (media.lace, 0.7),
+    "veil": (media.veil, 0.7),
+    "smoke": (media.smoke, 0.7),
+    "glass": (media.glass, 0.7),
+    "bubbles": (media.bubbles, 0.5),
+    "motion": (lambda rng, size: media.moving(rng, None, size), 0.7),
+    "solid": (objects.solid, 1.5),
 }
 #: Splits of one seed have no item in common.
 SPLITS = ("train", "test")

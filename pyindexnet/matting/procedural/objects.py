@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foreground objects drawn as lines and polygons: solids, hair, fur, foliage, grass. Each returns a :class:`Layer`."""
+"""Foreground objects drawn as lines and polygons: solids, hair, fur. Each returns a :class:`Layer`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pyindexnet.matting.procedural.raster import (
     fill_coverage,
     normals,
     outline,
-    paint_polygons,
     paint_strokes,
     strands,
     stroke_coverage,
@@ -124,53 +123,6 @@ def fur(rng: Rng, size: Size) -> Layer:
     return Layer(alpha, _strand_colours(rng, size, base, np.concatenate([coat, lines]), width))
 
 
-def foliage(rng: Rng, size: Size) -> Layer:
-    """Twigs with leaves that overlap; gaps between them show the background."""
-    side = min(size)
-    count = int(rng.integers(2, 9))
-    edge = rng.random((count, 2)) * size[::-1]
-    edge[np.arange(count), rng.integers(0, 2, count)] *= 0.15
-    centre, _ = place(rng, size, 0.1, 0.2)
-    towards = np.arctan2(centre[1] - edge[:, 1], centre[0] - edge[:, 0]) + rng.normal(0, 0.4, count)
-    twigs = strands(rng, edge, towards, side * rng.uniform(0.4, 1.1, count), bend=0.7, curl=0.3, points=24)
-    length = side * uniform(rng, 0.035, 0.16)
-    each = int(rng.integers(8, 30))
-    points = rng.integers(1, 24, (count, each))
-    stems = np.take_along_axis(twigs, points[:, :, None], 1).reshape(-1, 2)
-    along = (towards[:, None] + rng.choice([-1, 1], (count, each)) * rng.uniform(0.3, 1.5, (count, each))).ravel()
-    leaves = _leaves(rng, stems, along, length * rng.uniform(0.5, 1.2, len(stems)))
-    colours = palette(rng, len(leaves), 0.16, _leaf_colour(rng))
-    alpha = np.maximum(
-        fill_coverage(leaves, size), stroke_coverage(list(twigs), size, (length * rng.uniform(0.04, 0.16, count)).tolist())
-    )
-    canvas = (texture(rng, size, random_colour(rng) * 0.6) * 255).astype(np.uint8)
-    grown = [leaf + (leaf - leaf.mean(0)) * 0.12 for leaf in leaves]  # the colour reaches past the edge
-    paint_polygons(canvas, grown, colours)
-    veins = [np.stack([leaf[0], leaf[len(leaf) // 2]]) for leaf in leaves]
-    paint_strokes(canvas, veins, np.clip(colours[:6] + uniform(rng, -0.15, 0.25), 0, 1), 1)
-    return Layer(alpha, canvas.astype(np.float32) / 255)
-
-
-def grass(rng: Rng, size: Size) -> Layer:
-    """Blades, needles or feathers that grow from a line or a point, each tapering to a tip."""
-    side, count = min(size), int(rng.integers(30, 260))
-    if rng.random() < 0.5:
-        roots = np.stack([rng.uniform(0, size[1], count), np.full(count, size[0] * uniform(rng, 0.6, 1.05))], 1)
-        angles = -np.pi / 2 + rng.normal(0, 0.3, count)
-    else:
-        centre, _ = place(rng, size, 0.1, 0.2)
-        roots = np.asarray(centre) + rng.normal(0, side * 0.02, (count, 2))
-        angles = rng.uniform(0, 2 * np.pi, count)
-    lengths = side * uniform(rng, 0.2, 0.6) * rng.uniform(0.3, 1, count)
-    spines = strands(rng, roots, angles, lengths, bend=0.6, curl=0.2, gravity=uniform(rng, -0.2, 0.8), points=10)
-    width = side * uniform(rng, 0.002, 0.02)
-    blades = _ribbons(spines, width * rng.uniform(0.5, 1.2, count))
-    canvas = (texture(rng, size, _leaf_colour(rng)) * 255).astype(np.uint8)
-    paint_polygons(canvas, _ribbons(spines, np.full(count, width * 1.5 + 1)), palette(rng, count, 0.18, _leaf_colour(rng)))
-    alpha = fill_coverage(blades, size)
-    return Layer(alpha, canvas.astype(np.float32) / 255)
-
-
 def _strand_colours(rng: Rng, size: Size, base: Array, lines: Array, width: float) -> Array:
     """Colours of a coat of hair: strands lighter and darker than their base."""
     canvas = (texture(rng, size, base) * 255).astype(np.uint8)
@@ -201,37 +153,3 @@ def _coat_colour(rng: Rng) -> Array:
     stops = np.array([[0.05, 0.04, 0.04], [0.3, 0.18, 0.1], [0.55, 0.3, 0.12], [0.85, 0.7, 0.45], [0.8, 0.78, 0.75]])
     at = uniform(rng, 0, len(stops) - 1.001)
     return stops[int(at)] + (at % 1) * (stops[int(at) + 1] - stops[int(at)])
-
-
-def _leaf_colour(rng: Rng) -> Array:
-    """Green mostly, sometimes autumn or anything."""
-    if rng.random() < 0.25:
-        return random_colour(rng)
-    green = uniform(rng, 0.2, 0.75)
-    return np.array([green * uniform(rng, 0.3, 1.3), green, green * uniform(rng, 0.1, 0.6)]).clip(0, 1)
-
-
-def _leaves(rng: Rng, stems: Array, angles: Array, lengths: Array) -> list[Array]:
-    """Leaf outlines of one species: a width profile along the midrib, smooth, pointed or lobed."""
-    t = np.linspace(0, 1, 16)
-    shape, lobes = uniform(rng, 0.5, 1.6), int(rng.integers(0, 6))
-    profile = np.sin(np.pi * t**shape) * uniform(rng, 0.12, 0.42)
-    profile = profile * (1 - 0.45 * (lobes > 2) * np.abs(np.sin(np.pi * lobes * t)))
-    upper, lower = np.stack([t, profile], 1), np.stack([t[::-1], -profile[::-1]], 1)[1:-1]
-    leaf = np.concatenate([upper, lower])
-    flat = rng.uniform(0.25, 1, len(stems))  # turned away from the camera
-    x = leaf[None, :, 0] * lengths[:, None]
-    y = leaf[None, :, 1] * (lengths * flat)[:, None]
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-    points = np.stack([x * cos - y * sin, x * sin + y * cos], 2) + stems[:, None]
-    return list(points.astype(np.float32))
-
-
-def _ribbons(spines: Array, widths: Array) -> list[Array]:
-    """Polygons around lines (n, points, 2), as wide as told at the root and pointed at the tip."""
-    along = np.gradient(spines, axis=1)
-    along /= np.maximum(np.linalg.norm(along, axis=2, keepdims=True), 1e-6)
-    across = np.stack([-along[:, :, 1], along[:, :, 0]], 2)
-    taper = np.sqrt(1 - np.linspace(0, 1, spines.shape[1]))[None, :, None]
-    offset = across * taper * widths[:, None, None] / 2
-    return list(np.concatenate([spines + offset, (spines - offset)[:, ::-1]], 1).astype(np.float32))
