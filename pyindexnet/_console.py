@@ -38,15 +38,18 @@ def one_line(message: object) -> str:
 
 def input_error(error: BaseException) -> str | None:
     """One line where an exception comes from the user's input or machine, None where it is a bug."""
+    import cv2
+
     from pyindexnet.backends import BackendError
 
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _out_of_memory(str(error))):
+    if isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, cv2.error)) and _out_of_memory(str(error))):
         return "out of memory"
     return one_line(error) if isinstance(error, (ValueError, TypeError, OSError, BackendError)) else None
 
 
 def _out_of_memory(text: str) -> bool:
-    return "out of memory" in text or "can't allocate memory" in text  # CUDA's and the CPU allocator's
+    # CUDA's, the CPU allocator's and OpenCV's
+    return any(words in text for words in ("out of memory", "can't allocate memory", "Insufficient memory"))
 
 
 def each(jobs: Iterable[Job], act: Callable[[Job], None], warned: list[str]) -> list[Failure]:
@@ -158,7 +161,7 @@ def load_model(name: str | None, options: dict[str, Any], weights: Path | None) 
 
     from pyindexnet.models import (
         PRETRAINED,
-        CheckpointError,
+        UnknownModelError,
         create_model,
         load_checkpoint,
         model_from_checkpoint,
@@ -176,8 +179,8 @@ def load_model(name: str | None, options: dict[str, Any], weights: Path | None) 
     if weights is not None and name is None and not options:
         try:
             return model_from_checkpoint(weights).eval()
-        except CheckpointError:
-            pass  # it does not say what it is of, or is broken: loading it into the default network says what is wrong
+        except UnknownModelError:
+            pass  # loading it into the default network says what is wrong
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_model(name or DEFAULT_MODEL, **options)

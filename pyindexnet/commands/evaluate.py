@@ -125,8 +125,9 @@ def _measure(method: tuple[str, Predict], items: Iterable[Item], source: str, ou
     """Measure one method and print its worst pictures and the means."""
     from rich.table import Table
 
+    from pyindexnet._files import write_files
     from pyindexnet.matting import evaluation
-    from pyindexnet.matting.images import write_files, write_pictures
+    from pyindexnet.matting.images import write_pictures
 
     name, predict = method
     rows: list[Row] = list(_console.progress(evaluation.evaluate_items(predict, items), "Evaluating"))
@@ -151,9 +152,9 @@ def _compare(methods: dict[str, Predict], items: Iterable[Item], source: str, ou
     """Measure several methods on the same pictures and print their means."""
     from rich.table import Table
 
+    from pyindexnet._files import write_files
     from pyindexnet.matting import comparison
     from pyindexnet.matting.evaluation import METRICS
-    from pyindexnet.matting.images import write_files
 
     measured = _console.progress(comparison.compare(methods, items), "Comparing")
     compared: Comparison = comparison.gather(measured, methods)

@@ -80,6 +80,9 @@ def cover(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = size
     scale = max(height / picture.shape[0], width / picture.shape[1])
+    # what will be cut off is not scaled first: a line of 30000 pixels behind a photograph would take gigabytes
+    rows, columns = (max(0, int((whole - frame / scale) / 2)) for whole, frame in zip(picture.shape, size, strict=False))
+    picture = picture[rows : picture.shape[0] - rows, columns : picture.shape[1] - columns]
     scaled = max(height, math.ceil(picture.shape[0] * scale)), max(width, math.ceil(picture.shape[1] * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(picture, scaled[::-1], interpolation=interpolation)

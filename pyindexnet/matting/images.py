@@ -21,13 +21,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pyindexnet._files import write_files
+
 #: Suffixes taken for pictures when a folder is listed.
 READABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 #: Suffixes that can be written.
 WRITABLE = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS, _TIFF_SAMPLE_FORMAT = 258, 339
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLES, _TIFF_PLANAR, _TIFF_SAMPLE_FORMAT = 258, 262, 277, 284, 339
 _PNG_BIT_DEPTH_OFFSET = 24  # signature 8, chunk length 4, name 4, width 4, height 4
 
 
@@ -72,7 +74,8 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         The upright picture.
     Raises:
         FileNotFoundError: there is no such file. OSError: it cannot be opened.
-        ValueError: it is no picture, is broken or truncated, or has neither 8 nor 16 bits per channel.
+        ValueError: it is no picture, is broken or truncated, has neither 8 nor 16 bits per channel, or is a 16-bit TIFF whose
+            channels are stored one after the other.
     """
     path = Path(path)
     if not path.exists():
@@ -115,7 +118,7 @@ def _decode(data: bytes) -> tuple[Picture, bool]:
         image.load()  # also for 16 bits: raises where the file is truncated
         transparent = _has_transparent_pixels(image)
         if bits == 16:
-            pixels = _decode_16_bit(data)
+            pixels = _decode_16_bit(data, image)
         elif bits <= 8:
             grey = image.mode in ("1", "L", "LA", "La")
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("L" if grey else "RGB"))
@@ -142,11 +145,16 @@ def _bits_per_channel(image: Image.Image, data: bytes) -> int:
     return {"I": 32, "F": 32}.get(image.mode, 8)
 
 
-def _decode_16_bit(data: bytes) -> np.ndarray:
+def _decode_16_bit(data: bytes, image: Image.Image) -> np.ndarray:
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    if tags.get(_TIFF_PLANAR) == 2 and tags.get(_TIFF_SAMPLES, 1) > 1:
+        raise ValueError("16 bits with planes apart (PlanarConfiguration 2), but only interleaved channels are supported")
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)  # upright, no alpha
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("OpenCV cannot decode this 16-bit file")
-    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if pixels.ndim == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return 65535 - pixels if tags.get(_TIFF_PHOTOMETRIC) == 0 else pixels  # OpenCV leaves "white is 0" as it is stored
 
 
 @contextmanager
@@ -193,38 +201,16 @@ def to_integers(values: np.ndarray, bit_depth: int) -> np.ndarray:
 
 
 def write_pictures(pictures: Mapping[Path, np.ndarray]) -> None:
-    """Write all pictures or none: each into a temporary file beside its target, then all renamed.
+    """Write all pictures or none, see :func:`pyindexnet._files.write_files`.
 
     Args:
         pictures: (H, W) grey or (H, W, 3) RGB, uint8 or uint16, by path; the suffix (:data:`WRITABLE`) names the format.
             TIFF is compressed without loss; JPEG is written at quality 100.
     Raises:
         ValueError: a suffix that cannot be written, or 16 bits for JPEG.
-        OSError: a folder is missing or cannot be written to.
+        OSError: a folder is missing or cannot be written to, or a target is a folder.
     """
     write_files({path: _encode(path, pixels) for path, pixels in pictures.items()})
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files or none, as :func:`write_pictures`, whatever they hold.
-
-    Raises:
-        OSError: a folder is missing or cannot be written to.
-    """
-    temporary: dict[Path, Path] = {}
-    try:
-        for path, data in contents.items():
-            partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with open(partial, "xb") as file:
-                temporary[path] = partial
-                file.write(data)
-        for path, partial in temporary.items():
-            os.replace(partial, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        for partial in temporary.values():
-            partial.unlink(missing_ok=True)
 
 
 def _encode(path: Path, pixels: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@
 from pyindexnet.models.a2u_matting import A2UMatting
 from pyindexnet.models.checkpoints import (
     CheckpointError,
+    UnknownModelError,
     load_checkpoint,
     model_from_checkpoint,
     save_checkpoint,
@@ -31,6 +32,7 @@ __all__ = [
     "ResNet50",
     "TMFNet",
     "TMFNetBaseline",
+    "UnknownModelError",
     "create_model",
     "fuse",
     "list_models",

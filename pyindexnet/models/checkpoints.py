@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pyindexnet._files import write_files
 from pyindexnet.models.registry import create_model
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -32,6 +33,10 @@ METADATA_KEY = "pyindexnet"
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, or does not fit the model."""
+
+
+class UnknownModelError(CheckpointError):
+    """A checkpoint does not tell which model it is of."""
 
 
 class Merges(Protocol):
@@ -209,7 +214,7 @@ def model_from_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) ->
     Returns:
         The model, in training mode.
     Raises:
-        CheckpointError: the source cannot be read, or does not tell its model.
+        UnknownModelError: the source does not tell its model. CheckpointError: it cannot be read, or does not fit.
     """
     state, metadata = _state_dict(source)
     if METADATA_KEY in metadata:
@@ -226,7 +231,7 @@ def model_from_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) ->
         model = create_model(name, **options)
         load_checkpoint(model, state)
         return model
-    raise CheckpointError(f"{_label(source)}: does not tell which model it is of; use create_model and load_checkpoint")
+    raise UnknownModelError(f"{_label(source)}: does not tell which model it is of; use create_model and load_checkpoint")
 
 
 def published_network(state: Mapping[str, Any]) -> tuple[str, Options] | None:
@@ -261,12 +266,7 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], metadata: Ma
     if hasattr(model, "config"):
         metadata[METADATA_KEY] = json.dumps(model.config)
     tensors = {k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(safetensors.torch.save(tensors, metadata))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_files({path: safetensors.torch.save(tensors, metadata)})
 
 
 def _names(keys: KeyMap) -> set[str]:
@@ -299,7 +299,9 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
         if code:
             raise CheckpointError(f"{path}: holds pickled code ({code[1]}), which is never run") from error
         raise CheckpointError(f"{path}: cannot be read: not a file of tensors") from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoder of a broken pickle raises KeyError, IndexError, struct.error, ...
         raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
     raise CheckpointError(f"{path}: name must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
 
@@ -316,6 +318,12 @@ def _flatten(label: str, state: Any) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{label}: holds no state dict")
+    for key, tensor in state.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"{label}: keys must be strings, got {key!r}")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = "quantised" if tensor.is_quantized else "meta" if tensor.is_meta else str(tensor.layout)
+            raise CheckpointError(f"{label}: {key} must be a dense tensor, got a {kind} one")
     state = dict(state)
     stripped = True
     while stripped:

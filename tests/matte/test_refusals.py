@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from pyindexnet import _console
@@ -87,12 +90,23 @@ def _wrong_model(path: Path) -> None:
         (None, "w.pth", "w.pth"),
         (lambda path: path.write_bytes(b"no checkpoint"), "w.pth", "w.pth"),
         (lambda path: path.write_bytes(b"no checkpoint"), "w.safetensors", "w.safetensors"),
+        (lambda path: path.write_bytes(b"hello world"), "w.pth", "w.pth"),
         (_wrong_keys, "w.pth", "some.weight"),
         (_wrong_shapes, "w.safetensors", "w.safetensors"),
         (_pickled_code, "w.pth", "w.pth"),
         (_wrong_model, "w.pt", "w.pt"),
     ],
-    ids=["missing", "missing pth", "garbage pth", "garbage safetensors", "keys", "shapes", "code", "whole model"],
+    ids=[
+        "missing",
+        "missing pth",
+        "garbage pth",
+        "garbage safetensors",
+        "other garbage",
+        "keys",
+        "shapes",
+        "code",
+        "whole model",
+    ],
 )
 def test_unusable_checkpoints(command, folder, write, name, message):
     if write is not None:
@@ -167,11 +181,35 @@ def test_full_disk_leaves_the_old_output(command, folder, monkeypatch):
     assert Path("out/a.png").read_bytes() == b"old"
 
 
+def test_weights_name_their_own_network(command, folder):
+    """A file that tells its network is not compared with the default one."""
+    tensors = create_model("a2u_matting", width=0.125).state_dict()
+    config = json.dumps({"name": "a2u_matting", "options": {"width": 0.125}})
+    del tensors["head.1.weight"]
+    safetensors.torch.save_file(tensors, "w.safetensors", {"pyindexnet": config})
+    error = command("i.png", "t.png", "-o", "out/a.png", "--weights", "w.safetensors").one_error()
+    assert "does not fit A2UMatting: missing head.1.weight" in error
+
+
+def test_folder_in_place_of_the_composite(command, folder):
+    Path("out/a.png").write_bytes(b"old")
+    Path("out/a_composite.png").mkdir()
+    error = command("i.png", "t.png", "-o", "out/a.png", "--background", "white", *TINY).one_error()
+    assert error == "out/a_composite.png: cannot be written: Is a directory"
+    assert Path("out/a.png").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize(
     "message", ["CUDA out of memory. Tried to allocate 20 GiB", "DefaultCPUAllocator: can't allocate memory: you tried"]
 )
 def test_out_of_memory_is_one_line(message):
     assert _console.input_error(RuntimeError(message)) == "out of memory"
+
+
+def test_out_of_memory_of_opencv_is_one_line():
+    with pytest.raises(cv2.error) as caught:
+        cv2.resize(np.zeros((2, 2), np.float32), (2**31 - 1, 2**20))
+    assert _console.input_error(caught.value) == "out of memory"
 
 
 def test_a_bug_keeps_its_traceback():

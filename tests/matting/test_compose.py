@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,6 +61,21 @@ def test_cover_fills_the_frame(size):
     assert filled.shape == (*size, 3)
     assert filled.min() >= 0
     assert filled.max() <= 1
+
+
+def test_cover_does_not_scale_what_it_cuts_off(monkeypatch):
+    """Scaled whole, the line would have 45 rows of a million pixels."""
+    scaled = []
+    resize = cv2.resize
+    monkeypatch.setattr(
+        cv2, "resize", lambda picture, *args, **kw: scaled.append(picture.shape) or resize(picture, *args, **kw)
+    )
+    line = np.zeros((1, 24_000, 3), np.float32)
+    line[:, 11_990:12_010] = 0.5
+    filled = cover(line, (45, 60))
+    assert filled.shape == (45, 60, 3)
+    assert np.abs(filled - 0.5).max() <= np.finfo(np.float32).eps
+    assert scaled[0][1] <= 4
 
 
 def test_cover_cuts_out_the_middle():

@@ -58,6 +58,22 @@ def test_exif_orientation_8_bit(tmp_path, format, orientation):
         assert np.array_equal(picture.pixels, upright)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_where_white_is_zero(tmp_path, dtype):
+    grey = photograph(dtype=dtype)[:, :, 0]
+    tifffile.imwrite(tmp_path / "a.tif", np.iinfo(dtype).max - grey, photometric="miniswhite")
+    assert np.array_equal(read_picture(tmp_path / "a.tif").pixels, grey)
+
+
+def test_tiff_with_planes_apart(tmp_path):
+    for dtype in (np.uint8, np.uint16):
+        planes = photograph(dtype=dtype).transpose(2, 0, 1)
+        tifffile.imwrite(tmp_path / f"{dtype.__name__}.tif", planes, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_picture(tmp_path / "uint8.tif").pixels, photograph())
+    with pytest.raises(ValueError, match=r"uint16\.tif: cannot be decoded: 16 bits with planes apart"):
+        read_picture(tmp_path / "uint16.tif")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("grey", [False, True], ids=["rgb", "grey"])
 def test_exif_orientation_16_bit_tiff(tmp_path, grey, orientation):

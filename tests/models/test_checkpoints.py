@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -197,6 +198,8 @@ def test_plain_pickle_is_not_run(tmp_path: Path) -> None:
         ("gone.pth", None, "gone.pth: no such file"),
         ("empty.pth", b"", "empty.pth: cannot be read"),
         ("text.pth", b"not a checkpoint at all", "text.pth: cannot be read"),
+        ("word.pth", b"hello world", "word.pth: cannot be read"),
+        ("stop.pth", b"\x80\x02.", "stop.pth: cannot be read"),
         ("short.pth", "half", "short.pth: cannot be read"),
         ("empty.safetensors", b"", "empty.safetensors: cannot be read"),
         ("text.safetensors", b"not a checkpoint at all", "text.safetensors: cannot be read"),
@@ -213,6 +216,44 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes | str | None
     with pytest.raises(CheckpointError, match=message) as error:
         load_checkpoint(model_of(2), path)
     assert "\n" not in str(error.value)
+
+
+def test_broken_bytes_are_refused(tmp_path: Path) -> None:
+    """Whatever byte is wrong: it loads, or it is a CheckpointError."""
+    torch.manual_seed(0)
+    network = nn.Linear(2, 3)
+    for name, zipped in (("new.pth", True), ("old.pth", False)):
+        path = tmp_path / name
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+        whole = path.read_bytes()
+        refused = 0
+        for _ in range(150):
+            broken = bytearray(whole)
+            for at in torch.randint(len(whole), (3,)).tolist():
+                broken[at] = int(torch.randint(256, ()))
+            path.write_bytes(broken)
+            with contextlib.suppress(CheckpointError):
+                refused += 1
+                load_checkpoint(network, path)
+                refused -= 1
+        assert refused > 10
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({1: torch.zeros(2)}, "keys must be strings, got 1"),
+        (
+            {"weight": torch.zeros(3, 2).to_sparse(), "bias": torch.zeros(3)},
+            "weight must be a dense tensor, got a torch.sparse_coo",
+        ),
+        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3, device="meta")}, "bias must be a dense tensor, got a meta one"),
+    ],
+    ids=["key", "sparse", "meta"],
+)
+def test_strange_state_dicts(state: dict[Any, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(nn.Linear(2, 3), state)
 
 
 @pytest.mark.parametrize("source", [{}, {"epoch": 3}, {"state_dict": {}}, {"weights": [1.0]}], ids=str)
@@ -284,13 +325,11 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     save_checkpoint(model_of(1), path)
     before = path.read_bytes()
 
-    def fail(self: Path, data: bytes) -> None:
-        with open(self, "wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError("disk full")
+    def fail(*_: object) -> None:
+        raise OSError(28, "disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=r"weights\.safetensors: cannot be written: disk full"):
         save_checkpoint(model_of(2), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

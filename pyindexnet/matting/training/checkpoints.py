@@ -4,38 +4,16 @@
 from __future__ import annotations
 
 import io
-import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pyindexnet._files import write_files
+
 _NAME = re.compile(r"step_(\d{8})\.pt")
 FORMAT = 1
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step that survives a crash: written beside it, flushed to the disk, renamed.
-
-    Raises:
-        OSError: the file cannot be written; the old one stays.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -58,7 +36,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Pat
     path = folder / f"step_{step:08d}.pt"
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "step": step, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_files({path: buffer.getvalue()}, durable=True)
     for old in find_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -72,7 +50,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoder of a broken pickle raises KeyError, IndexError, struct.error, ...
         raise ValueError(f"{path}: cannot be read; remove it to go on from an older one") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: must be a checkpoint of format {FORMAT}")

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pyindexnet.matting.training.checkpoints import write_atomically
+from pyindexnet._files import write_files
 from pyindexnet.matting.training.config import TrainingConfig
 
 LOG_NAME = "log.jsonl"
@@ -43,7 +43,7 @@ class Monitor:
 
     def __init__(self, config: TrainingConfig, folder: Path, start: int, *, quiet: bool) -> None:
         kept = [row for row in read_log(folder) if row["step"] <= start]
-        write_atomically(folder / LOG_NAME, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_files({folder / LOG_NAME: "".join(json.dumps(row) + "\n" for row in kept).encode()}, durable=True)
         self._file = open(folder / LOG_NAME, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self._writer = _tensorboard(folder / "tensorboard", start) if config.log.tensorboard else None
         self._progress = Progress(
