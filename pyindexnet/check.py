@@ -72,6 +72,7 @@ def run_checks(
     Raises:
         ValueError: an unknown name, or nothing left to check. BackendError: a backend asked for by name cannot run here.
     """
+    backends.forced()  # a wrong PYINDEXNET_BACKEND is refused here too, though the checks name their backends
     chosen_ops = _pick("--op", ops, list(SPECS))
     chosen_dtypes = _pick("--dtype", dtypes, list(DTYPES))
     chosen_devices = _pick("--device", devices, ("cpu", "cuda")) if devices else None

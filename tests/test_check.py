@@ -78,9 +78,10 @@ def test_doctor_names_every_operator_and_the_reasons() -> None:
         assert "PyTorch sees no CUDA device" in result.stdout
 
 
-def test_doctor_with_an_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [["doctor"], QUICK], ids=["doctor", "check"])
+def test_unknown_backend(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     monkeypatch.setenv("PYINDEXNET_BACKEND", "gpu")
-    result = CliRunner().invoke(app, ["doctor"])
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert result.stderr == "error: PYINDEXNET_BACKEND must be one of reference, cpu, cuda, triton, got 'gpu'\n"
 

@@ -133,7 +133,7 @@ def table(usages: Iterable[Usage]) -> str:
         "# Registers and spills of the CUDA kernels",
         "",
         "Written by `python -m tests.cuda.resources` from the report of ptxas (`-Xptxas -v`, flags of `setup.py`);",
-        "`tests/cuda/test_resources.py` fails where it is out of date or a kernel spills. Blocks have 256 threads, and a",
+        "`tests/cuda/test_resources.py` fails where it lacks a kernel or one spills. Blocks have 256 threads, and a",
         "multiprocessor has 65,536 registers: 32 registers let 8 blocks run at once, 64 let 4, 128 let 2.",
         "",
         "| kernel | " + " | ".join(f"sm_{target}" for target in TARGETS) + " | stack | spills |",
