@@ -92,7 +92,10 @@ class InPlaceABN(nn.Module):
 
     def gamma(self) -> Tensor:
         """The factor of the normalised map, (C,)."""
-        return self.weight.abs() + self.eps if self.weight_form == "positive" else self.weight
+        return self._gamma(self.weight)
+
+    def _gamma(self, weight: Tensor) -> Tensor:
+        return weight.abs() + self.eps if self.weight_form == "positive" else weight
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.channels:
@@ -106,7 +109,9 @@ class InPlaceABN(nn.Module):
             mean, var, count = self._statistics(x, group)
         else:
             mean, var, count = self.running_mean, self.running_var, 0
-        return _Function.apply(x, self.gamma(), self.bias, mean, var, self.eps, self.negative_slope, count, group)[0]
+        # What a half map is multiplied by is float32, as its statistics are; autograd casts the gradients back.
+        weight, bias, mean, var = (t.float() if x.dtype in HALF else t for t in (self.weight, self.bias, mean, var))
+        return _Function.apply(x, self._gamma(weight), bias, mean, var, self.eps, self.negative_slope, count, group)[0]
 
     def _group(self) -> Any:
         """The process group to synchronise with, if any."""

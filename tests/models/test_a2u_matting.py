@@ -259,6 +259,18 @@ def test_autocast() -> None:
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("upsample", UPSAMPLINGS)
+def test_all_of_it_in_bfloat16(upsample: str) -> None:
+    """A training step with parameters, buffers and input of the half type."""
+    model = tiny(upsample=upsample).to(torch.bfloat16)
+    x = torch.randn(2, 4, 32, 48, dtype=torch.bfloat16, requires_grad=True)
+    assert_trains(model, x)
+    for name, t in [("x", x), *model.named_parameters()]:
+        assert t.grad is not None, name
+        assert t.grad.dtype == torch.bfloat16, name
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
 def test_saves_its_options(tmp_path: Any) -> None:
     model = tiny(variant="hybrid", shared=False, downsample=False, kernel_size=5, norm="batch_norm").eval()
     save_checkpoint(model, tmp_path / "weights.safetensors")

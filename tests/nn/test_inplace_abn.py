@@ -132,11 +132,17 @@ def test_derivatives(training: bool, slope: float, weight_form: str) -> None:
     torch.autograd.gradgradcheck(run, (x, weight, bias))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("weight_form", ["raw", "positive"])
+@pytest.mark.parametrize("half_parameters", [False, True], ids=["float_parameters", "half_parameters"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(dtype: torch.dtype) -> None:
-    """Half maps, float32 parameters, as under autocast; the recovered map is as exact as the output."""
-    module = InPlaceABN(4)
-    exact = copy.deepcopy(module)
+def test_half_precision(dtype: torch.dtype, half_parameters: bool, weight_form: str, training: bool) -> None:
+    """Half maps, with float32 parameters as under autocast or all half; the recovered map is as exact as the output."""
+    torch.manual_seed(0)
+    module = InPlaceABN(4, weight_form=weight_form).train(training)
+    if half_parameters:
+        module.to(dtype)
+    exact = copy.deepcopy(module).float()
     x = torch.randn(2, 4, 8, 8).to(dtype)
     grads = []
     for net, given in ((module, x.clone().requires_grad_()), (exact, x.float().requires_grad_())):
@@ -144,8 +150,10 @@ def test_half_precision(dtype: torch.dtype) -> None:
         grads.append((y, *torch.autograd.grad(y.float().square().sum(), [given, net.weight, net.bias])))
     assert grads[0][0].dtype == dtype
     for got, want in zip(*grads, strict=True):
-        noise = torch.finfo(dtype).eps * want.abs().max() * (1 if got.dtype == dtype else want.numel())
+        noise = torch.finfo(dtype).eps * want.abs().max() * (1 if got.shape == x.shape else want.numel())
         assert (got.float() - want).abs().max() <= 10 * noise
+    for got, want in zip(grads[0][2:], (module.weight, module.bias), strict=True):
+        assert got.dtype == want.dtype
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
