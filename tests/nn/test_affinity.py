@@ -16,7 +16,9 @@ from pyindexnet.nn.affinity import VARIANTS, AffinityKernels
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
-GOLDENS = ("share_s1_k6_g1", "share_s3_k6_g1", "share_s3_k6_g2", "unshare_s3_k6_g1")
+GOLDENS = tuple(
+    f"interchannelupdown_{name}" for name in ("share_s1_k6_g1", "share_s3_k6_g1", "share_s3_k6_g2", "unshare_s3_k6_g1")
+)
 
 
 def normalised(module: AffinityUpDown, kernels: AffinityKernels) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,7 @@ def kernel_maps(module: AffinityUpDown, guide: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden(name: str) -> None:
-    case = load_case("a2u_module", f"interchannelupdown_{name}")
+    case = load_case("a2u_module", name)
     options = case.info["constructor"]
     keys = affinity_key_map("m", "p")
 

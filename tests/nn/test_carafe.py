@@ -14,9 +14,12 @@ from pyindexnet.nn import CARAFE, CARAFEDownsample
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
+GOLDENS = ("carafepack_k5_g1",)
 
-def test_golden() -> None:
-    case = load_case("carafe", "carafepack_k5_g1")
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    case = load_case("carafe", name)
     given = case.info["constructor"]
     keys = {
         f"m.{ours}.{leaf}": f"p.{name}.{leaf}"

@@ -25,11 +25,12 @@ from tests.golden import GoldenCase, load_case
 from tests.nn.golden_module import check
 
 SLOPES = (0.01, 1.0)
+GOLDENS = ("inplace_abn_positiveweight", "inplace_abn_negativeweight")
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative"])
-def test_golden(sign: str) -> None:
-    case = load_case("a2u_module", f"inplace_abn_{sign}weight")
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    case = load_case("a2u_module", name)
 
     def results(dtype: torch.dtype) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
