@@ -108,6 +108,8 @@ class AffinityUpsample(nn.Module):
         require_one_of(name, "encoder_kernel_size", encoder_kernel_size, ENCODER_KERNEL_SIZES)
         require_one_of(name, "normalization", normalization, NORMALIZATIONS)
         require_one_of(name, "group_layout", group_layout, GROUP_LAYOUTS)
+        for option, flag in (("shared", shared), ("position_wise", position_wise), ("normalize", normalize)):
+            require_one_of(name, option, flag, (False, True))
         for option, value in (("channels", channels), ("groups", groups), ("norm_groups", norm_groups)):
             require_count(name, option, value)
         if normalize and channels % norm_groups:

@@ -110,6 +110,8 @@ def test_even_encoder(module: type[CARAFE | CARAFEDownsample]) -> None:
     ("options", "message"),
     [
         ({"scale": 5}, "scale must be one of 1, 2, 3, 4, got 5"),
+        ({"scale": 2.0}, "scale must be one of 1, 2, 3, 4, got 2.0"),
+        ({"scale": True}, "scale must be one of 1, 2, 3, 4, got True"),
         ({"kernel_size": 15}, "kernel_size must be one of 1, .*, got 15"),
         ({"groups": 3}, r"groups must divide channels \(8\), got 3"),
         ({"groups": 0}, "groups must be a whole number from 1, got 0"),
