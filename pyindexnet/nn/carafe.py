@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_count, require_one_of
+from pyindexnet.nn.arguments import require_count, require_map, require_one_of
 from pyindexnet.ops.dynamic_downsample import dynamic_downsample
 from pyindexnet.ops.dynamic_upsample import check_upsampled_size, dynamic_upsample
 
@@ -84,11 +84,6 @@ class _Predictor(nn.Module):
             nn.init.zeros_(cast(Tensor, self.compress.bias))
         init_prediction(self.predict)
 
-    def check(self, x: Tensor) -> None:
-        """Raise on what :meth:`forward` does not take."""
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{type(self).__name__}: x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
-
     def logits(self, x: Tensor, beyond: tuple[int, int] = (0, 0)) -> Tensor:
         """The raw kernels for ``x``, as the operator takes them, and of so many rows and columns beyond its last ones."""
         x = x if self.compress is None else self.compress(x)
@@ -112,14 +107,15 @@ class CARAFE(_Predictor):
         h is ceil(H / r) - 1, the kernels of the last rows are predicted one row below the map, which goes on with zeros there,
         as the predicting convolution sees its border; columns likewise.
     Raises:
-        ValueError: a value that is not allowed, or another number of channels.
+        ValueError: a value that is not allowed, another number of channels, or another dtype than the weights'.
+        TypeError: x is not a tensor.
     """
 
     kernel_sizes = (1, 3, 5, 7)
     reduces = False
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        self.check(x)
+        require_map(type(self).__name__, "x", x, self.channels, self.predict.weight)
         beyond = (0, 0)
         if output_size is not None:
             height, width = check_upsampled_size("CARAFE", x, self.scale, output_size)
@@ -145,14 +141,15 @@ class CARAFEDownsample(_Predictor):
         kernel_size: side of the window, 1 to 14.
     Shape: (N, C, H, W) -> (N, C, ceil(H / r), ceil(W / r)).
     Raises:
-        ValueError: a value that is not allowed, or another number of channels.
+        ValueError: a value that is not allowed, another number of channels, or another dtype than the weights'.
+        TypeError: x is not a tensor.
     """
 
     kernel_sizes = range(1, 15)
     reduces = True
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check(x)
+        require_map(type(self).__name__, "x", x, self.channels, self.predict.weight)
         return dynamic_downsample(
             x, self.logits(x), kernel_size=self.kernel_size, groups=self.groups, scale=self.scale, normalization="softmax"
         )

@@ -38,11 +38,16 @@ def autocast_inputs(*tensors: Any) -> tuple[Any, ...]:
     """
     if not all(isinstance(t, Tensor) for t in tensors):
         return tensors
-    device = tensors[0].device.type
-    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+    if not autocasts(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is."""
+    device = x.device.type
+    return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -53,10 +58,14 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 def check_tensor(op: str, name: str, value: Any, dims: Sequence[str]) -> None:
     """A floating tensor with ``len(dims)`` dimensions."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    check_floating(op, name, value)
     if value.dim() != len(dims):
         raise ValueError(f"{op}: {name} must be ({', '.join(dims)}), got {value.dim()} dimensions")
+
+
+def check_floating(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in FLOATS:
         raise ValueError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {value.dtype}")
 

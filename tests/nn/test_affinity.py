@@ -234,3 +234,34 @@ def test_normalised_encodings_under_autocast() -> None:
 def test_bad_guide(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"AffinityUpDown: guide must be \(N, 6, H, W\), got"):
         AffinityUpDown(6).kernels(torch.zeros(size))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"guide": torch.zeros(2, 8, 8, 8, dtype=torch.double)}, "guide must have the dtype of the module, torch.float32, got"),
+        ({"x": torch.zeros(2, 8, 4, 4, dtype=torch.half)}, "x must have the dtype of the module, torch.float32, got"),
+        ({"guide": torch.zeros(2, 8, 8, 8, dtype=torch.int)}, "guide must be float64, .*, got torch.int32"),
+        ({"guide": torch.zeros(2, 8, 0, 8)}, r"guide must have C, H and W of at least 1, got \(2, 8, 0, 8\)"),
+        ({"x": torch.zeros(2, 8, 4)}, r"x must be \(N, C, H, W\), got 3 dimensions"),
+        ({"x": [1.0]}, "x must be a tensor, got list"),
+        ({"guide": None}, "guide must be a tensor, got NoneType"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else v,
+)
+def test_bad_maps(wrong: dict[str, Any], message: str, variant: str) -> None:
+    given = {"x": torch.zeros(2, 8, 4, 4), "guide": torch.zeros(2, 8, 8, 8)} | wrong
+    with pytest.raises(TypeError if "tensor" in message else ValueError, match=f"AffinityUpsample: {message}"):
+        AffinityUpsample(8, variant=variant)(**given)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_takes_what_it_casts(variant: str) -> None:
+    module, x, guide = AffinityUpsample(8, variant=variant), torch.randn(2, 8, 4, 4), torch.randn(2, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = [module(x, guide), module(x.bfloat16(), guide), module(x, guide.bfloat16())]
+        with pytest.raises(ValueError, match="AffinityUpsample: guide must have the dtype of the module"):
+            module(x, guide.double())
+    assert [y.dtype for y in seen] == [torch.bfloat16] * 3
+    torch.testing.assert_close(seen[1], seen[0])

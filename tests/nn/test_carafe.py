@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,6 +148,37 @@ def test_every_size_that_is_promised(scale: int) -> None:
         want = rf"CARAFE: output_size must be within \({low}..{high}, {low}..{high}\), got \({size[0]}, {size[1]}\)"
         with pytest.raises(ValueError, match=want):
             module(x, size)
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(1, 8, 4, 4, dtype=torch.double), "x must have the dtype of the module, torch.float32, got torch.float64"),
+        (
+            torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16),
+            "x must have the dtype of the module, torch.float32, got torch.bfloat16",
+        ),
+        (torch.zeros(1, 8, 4, 4, dtype=torch.uint8), "x must be float64, float32, float16 or bfloat16, got torch.uint8"),
+        (torch.zeros(1, 8, 0, 4), "x must have C, H and W of at least 1, got (1, 8, 0, 4)"),
+        (np.zeros((1, 8, 4, 4)), "x must be a tensor, got ndarray"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_bad_maps(module: type[CARAFE | CARAFEDownsample], x: Any, message: str) -> None:
+    error = ValueError if isinstance(x, Tensor) else TypeError
+    with pytest.raises(error, match=re.escape(f"{module.__name__}: {message}")):
+        module(8)(x)
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+def test_autocast_takes_what_it_casts(module: type[CARAFE | CARAFEDownsample]) -> None:
+    net, x = module(8), torch.randn(1, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net(x.bfloat16()), net(x))
+        with pytest.raises(ValueError, match="x must have the dtype of the module"):
+            net(x.double())
+    assert net(x[:0]).shape[0] == 0
 
 
 @pytest.mark.parametrize("size", [27, (27.0, 27), (26,)], ids=str)

@@ -290,7 +290,13 @@ def test_revert(slope: float, weight_form: str) -> None:
     [
         ({"weight_form": "abs"}, None, "weight_form must be one of 'raw', 'positive', got 'abs'"),
         ({"channels": 0}, None, "channels must be a whole number from 1, got 0"),
-        ({"negative_slope": 0.0}, None, "negative_slope must be above 0, got 0.0"),
+        ({"negative_slope": 0.0}, None, "negative_slope must be a finite number above 0, got 0.0"),
+        ({"negative_slope": None}, None, "negative_slope must be a finite number above 0, got None"),
+        ({"eps": "x"}, None, "eps must be a finite number from 0, got 'x'"),
+        ({"eps": -1e-5}, None, "eps must be a finite number from 0, got -1e-05"),
+        ({"momentum": True}, None, "momentum must be a finite number, got True"),
+        ({"momentum": float("nan")}, None, "momentum must be a finite number, got nan"),
+        ({"sync": 1}, None, "sync must be one of False, True, got 1"),
         ({}, (2, 4, 5, 5), r"x must be \(N, 3, ...\), got \(2, 4, 5, 5\)"),
         ({}, (3,), r"x must be \(N, 3, ...\), got \(3,\)"),
         ({}, (1, 3, 1, 1), r"x must hold more than one value per channel in training, got \(1, 3, 1, 1\)"),
@@ -300,6 +306,13 @@ def test_revert(slope: float, weight_form: str) -> None:
 def test_errors(options: dict, size: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"InPlaceABN: {message}"):
         InPlaceABN(**{"channels": 3, **options})(torch.zeros(size or (2, 3, 4, 4)))
+
+
+def test_what_is_no_map() -> None:
+    with pytest.raises(TypeError, match="InPlaceABN: x must be a tensor, got list"):
+        InPlaceABN(3)([1.0])
+    with pytest.raises(ValueError, match=r"InPlaceABN: x must be float64, .* or bfloat16, got torch.int64"):
+        InPlaceABN(3)(torch.zeros(2, 3, 4, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
