@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from pyindexnet.models.a2u_matting import affinity_key_map
 from pyindexnet.nn import AffinityUpDown, AffinityUpsample
 from pyindexnet.nn.affinity import VARIANTS, AffinityKernels
+from pyindexnet.testing import tolerance
+from pyindexnet.testing.parity import error
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
@@ -42,7 +44,7 @@ def test_golden(name: str) -> None:
     options = case.info["constructor"]
     keys = affinity_key_map("m", "p")
 
-    def results(dtype: torch.dtype) -> dict[str, Tensor]:
+    def results(dtype: torch.dtype, fused: bool) -> dict[str, Tensor]:
         module = AffinityUpDown(
             options["c"],
             shared=options["share"],
@@ -54,8 +56,7 @@ def test_golden(name: str) -> None:
         )
         load_published(module, keys, case).to(dtype)
         x, z = (case.tensor(f"input_{key}").to(dtype).requires_grad_() for key in ("x", "z"))
-        # in float32 by plain layers, as the arrays were made: what their rounding does to sums that nearly vanish
-        kernels = module.kernels(x) if dtype == torch.float64 else AffinityKernels(*by_samples(module, x))
+        kernels = module.kernels(x) if fused else AffinityKernels(*by_samples(module, x))
         down, up = normalised(module, kernels)
         size = x.shape[2], x.shape[3]
         outputs = {
@@ -69,7 +70,17 @@ def test_golden(name: str) -> None:
         found = {f"output_{key}": t for key, t in outputs.items()} | {"grad_x": grads[0], "grad_z": grads[1]}
         return found | parameter_gradients(module, keys, grads[2:])
 
-    check(case, results)
+    # In float32 by plain layers, as the arrays were made: what their rounding does to sums that nearly vanish.
+    check(case, lambda dtype: results(dtype, fused=dtype == torch.float64))
+
+    exact, judge, found = (results(*how) for how in ((torch.double, True), (torch.float, False), (torch.float, True)))
+    z = case.tensor("input_z")
+    for key, gold in ((key, t.detach()) for key, t in exact.items()):
+        # Gradients of weights are sums over all of a batch, the other sums have no more terms than a channel has cells.
+        terms = z.numel() if "weight" in key else z[0, 0].numel()
+        bound = tolerance(gold, error(judge[key], gold), terms, torch.float32)
+        assert error(found[key], gold) <= bound, key
+        assert error(case.tensor(key), gold) <= bound, key
 
 
 def module_of(kind: type[AffinityUpsample], **options: Any) -> AffinityUpsample:
