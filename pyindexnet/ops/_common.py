@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _extension, backends
 
@@ -235,8 +236,17 @@ def inlined_reference() -> Iterator[None]:
         _inlined = previous
 
 
+def _refuse_tangents(op: str, tensors: Sequence[Tensor]) -> None:
+    """``torch.library`` takes no forward-mode formula: PyTorch would drop the tangents without a word."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(f"{op}: derivatives must be in reverse mode, got a tangent of forward mode (jvp, jacfwd)")
+
+
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
     """The dispatcher op of the chosen backend; inside :func:`inlined_reference`, the formula."""
     if _inlined:
         return _families[op][0].reference
+    _refuse_tangents(op, tensors)
     return _overloads[op, backends.choose(op, *tensors, backend=backend)]
