@@ -41,7 +41,7 @@ def check_backend(bench: OpBench, backend: str, dtypes: Sequence[torch.dtype], d
 
 
 def check_published(bench: OpBench) -> None:
-    """The peer's formula against the reference, in float64, all kinds of cases.
+    """The peers' formulas against the reference, in float64, all kinds of cases.
 
     Raises:
         WrongResult: they differ by more than float64 rounding.
@@ -50,7 +50,8 @@ def check_published(bench: OpBench) -> None:
         case = Case((2, 4, 6, 8), torch.float64, maps=maps)
         tensors = make_tensors(bench.spec, bench.sample(case), torch.float64)
         cotangents = tuple(torch.ones(shape, dtype=torch.float64) for shape in bench.outputs(case))
-        _compare(bench, case, "published formula", bench.peer(case), _reference(bench, case), tensors, cotangents, tuple)
+        for name, formula in {"published formula": bench.peer(case), **bench.peers(case)}.items():
+            _compare(bench, case, name, formula, _reference(bench, case), tensors, cotangents, tuple)
 
 
 def check_case(bench: OpBench, case: Case, name: str, function: Callable[..., Any], tensors: Tensors) -> None:

@@ -107,8 +107,9 @@ def functions(bench: OpBench, case: Case, names: Sequence[str], compiled: str | 
 
     out: dict[str, Callable[..., Any]] = {"eager": bench.peer(case)}
     if compiled is not None:
-        # fullgraph: an error, not a silent return to eager code. One shape, one compilation.
-        out[compiled] = torch.compile(bench.peer(case), fullgraph=True, dynamic=False, mode=COMPILE_MODES[compiled])
+        for name, formula in {compiled: bench.peer(case), **bench.peers(case)}.items():
+            # fullgraph: an error, not a silent return to eager code. One shape, one compilation.
+            out[name] = torch.compile(formula, fullgraph=True, dynamic=False, mode=COMPILE_MODES[compiled])
     return out | {name: side(case) for name, side in bench.sides.items()} | {name: ours(name) for name in names}
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .ops.affinity import MATERIALISED
+from .ops.dynamic_upsample import COMPILE_LOW
 from .report_page import page
 from .results import COMPILE, MAX_AUTOTUNE, SKIPPED, Row, elements, groups, latest, number, read, where
 
-PEERS = ("copy", "eager", COMPILE, MAX_AUTOTUNE, MATERIALISED, "reference")
+PEERS = ("copy", "eager", COMPILE, COMPILE_LOW, MAX_AUTOTUNE, MATERIALISED, "reference")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _MODES = ("forward", "backward", "forward+backward")
 
@@ -23,7 +24,8 @@ Made by `python -m bench report` from `bench/results`; the numbers are measured 
 
 - **eager**: the published formula in eager PyTorch, as in `bench/ops`; **compile**: `torch.compile` of it, static shapes;
   **max-autotune**: the same in that mode, for operators without its CUDA graphs, which would copy the inputs. `×compile` is
-  against the one that was timed.
+  against the one that was timed. **compile_low**: `torch.compile` of a better formula of `dynamic_upsample`, which is not
+  published: it works at the size of the input and repeats no window.
 - All sides of a line are timed in turns in one run. A time is the median of the turns, a ratio the median over the rounds of
   the ratio within one round. `×eager` and `×compile` say how many times faster than that peer a side is; below 1 it is slower.
 - GB/s: bytes that must move (forward: inputs read once, outputs written once; backward: output gradients and inputs read,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ class OpBench:
         published: the formula of the papers in eager PyTorch, ``published(*tensors, **peer_options(case))``; the peer.
         more: further keyword arguments of the public function.
         kinds: what ``Case.maps`` may be.
+        formulas: further formulas, called as ``published``, by the name of the side that is ``torch.compile`` of one.
         sides: further ways to compute the same, by name: functions of a case that give a function of ``Tensors.ours``.
     """
 
@@ -86,6 +88,7 @@ class OpBench:
     published: Callable[..., Any]
     more: Callable[[Case], dict[str, Any]] = lambda case: {}
     kinds: tuple[str, ...] = MAPS
+    formulas: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     sides: Mapping[str, Callable[[Case], Callable[..., Any]]] = field(default_factory=dict)
 
     @property
@@ -106,8 +109,11 @@ class OpBench:
 
     def peer(self, case: Case) -> Callable[..., Any]:
         """The published formula of a case, a function of the tensors."""
-        options = self.peer_options(case)
-        return lambda *tensors: self.published(*tensors, **options)
+        return partial(self.published, **self.peer_options(case))
+
+    def peers(self, case: Case) -> dict[str, Callable[..., Any]]:
+        """The further formulas of a case, functions of the tensors."""
+        return {name: partial(formula, **self.peer_options(case)) for name, formula in self.formulas.items()}
 
     def timed_samples(self) -> list[Sample]:
         """Of the operator's tests, those like the timed cases: odd sizes, both kinds of maps, large logits."""

@@ -298,7 +298,7 @@ def published_keys(model: A2UMatting) -> KeyMap:
     for s, (_, blocks) in enumerate(STAGES):
         first = 0
         if s > 0:
-            keys |= _reducing_block_keys(f"stages.{s}.0", f"layer{s + 1}_1")
+            keys |= reducing_block_keys(f"stages.{s}.0", f"layer{s + 1}_1")
             first = 1
         layer = f"layer{s + 1}_2" if s > 0 else "layer1"
         for b in range(first, blocks):
@@ -308,10 +308,7 @@ def published_keys(model: A2UMatting) -> KeyMap:
         keys |= conv_unit_keys(f"short{i}", f"skips.{i}")
         for b, name in enumerate(("dconv", "dconv1")):
             block = cast(BasicBlock, cast(nn.ModuleList, model.decoder[i])[b])
-            published = f"decoder_layer{i + 1}.{name}"
-            keys |= _block_keys(f"decoder.{i}.{b}", f"{published}.dep_sep_conv")
-            if block.shortcut is not None:
-                keys |= _shortcut_keys(f"decoder.{i}.{b}", published)
+            keys |= decoder_block_keys(f"decoder.{i}.{b}", f"decoder_layer{i + 1}.{name}", block)
     keys |= conv_unit_keys("pred.0", "head.0")
     return keys | {"head.1.weight": "pred.1.weight"}
 
@@ -342,7 +339,14 @@ def _shortcut_keys(ours: str, published: str) -> KeyMap:
     return _unit_keys(f"{ours}.shortcut", f"{published}.proj_conv", f"{published}.proj_bn")
 
 
-def _reducing_block_keys(ours: str, published: str) -> KeyMap:
+def decoder_block_keys(ours: str, published: str, block: BasicBlock) -> KeyMap:
+    """Key names of the published module for those of a block of the decoder, called ``ours``."""
+    shortcut = {} if block.shortcut is None else _shortcut_keys(ours, published)
+    return _block_keys(ours, f"{published}.dep_sep_conv") | shortcut
+
+
+def reducing_block_keys(ours: str, published: str) -> KeyMap:
+    """Key names of the published module for those of a block that downsamples in a pair, called ``ours``."""
     keys = _shortcut_keys(ours, published) | affinity_key_map(f"{ours}.resampling", f"{published}.bilinear")
     for i in (1, 2):
         keys |= _unit_keys(f"{ours}.conv{i}", f"{published}.layer{i}.conv{i}", f"{published}.layer{i}.bn{i}")

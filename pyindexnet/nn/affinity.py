@@ -25,7 +25,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_count, require_one_of
+from pyindexnet.nn.arguments import require_count, require_map, require_one_of
 from pyindexnet.nn.map_statistics import cell_means, encoding_moments
 from pyindexnet.nn.resampling import Guide, Reduced, Resampling
 from pyindexnet.ops._common import without_autocast
@@ -80,7 +80,8 @@ class AffinityUpsample(nn.Module):
             groups only, and writes the kernels.
     Shape: x (N, C', h, w), guide (N, C, H, W), h = ceil(H / 2), w = ceil(W / 2) -> (N, C', H, W).
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value that is not allowed, another number of channels, or another dtype than the weights'.
+        TypeError: x or guide is not a tensor.
     """
 
     paired = False
@@ -108,6 +109,8 @@ class AffinityUpsample(nn.Module):
         require_one_of(name, "encoder_kernel_size", encoder_kernel_size, ENCODER_KERNEL_SIZES)
         require_one_of(name, "normalization", normalization, NORMALIZATIONS)
         require_one_of(name, "group_layout", group_layout, GROUP_LAYOUTS)
+        for option, flag in (("shared", shared), ("position_wise", position_wise), ("normalize", normalize)):
+            require_one_of(name, option, flag, (False, True))
         for option, value in (("channels", channels), ("groups", groups), ("norm_groups", norm_groups)):
             require_count(name, option, value)
         if normalize and channels % norm_groups:
@@ -163,12 +166,16 @@ class AffinityUpsample(nn.Module):
             nn.init.normal_(self.generator, 0.0, self.encodings**-0.5)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
+        self._require_map("x", x, None)
         return self.upsampled(x, self.kernels(guide), (guide.shape[2], guide.shape[3]))
+
+    def _require_map(self, name: str, x: Tensor, channels: int | None) -> None:
+        weight = self.generator if self.generate is None else self.generate.weight
+        require_map(type(self).__name__, name, x, channels, cast(Tensor, weight))
 
     def kernels(self, guide: Tensor) -> AffinityKernels:
         """The factors of the kernels that a guide (N, C, H, W) gives; h = ceil(H / 2), w = ceil(W / 2)."""
-        if guide.dim() != 4 or guide.shape[1] != self.channels:
-            raise ValueError(f"{type(self).__name__}: guide must be (N, {self.channels}, H, W), got {tuple(guide.shape)}")
+        self._require_map("guide", guide, self.channels)
         size = self.encoder_kernel_size if self.encode is not None else 0
         means = None if self.variant == "static" else cell_means(guide, size)
         if self.encode is not None:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_count, require_one_of
+from pyindexnet.nn.arguments import require_count, require_map, require_one_of
 from pyindexnet.ops.dynamic_downsample import dynamic_downsample
-from pyindexnet.ops.dynamic_upsample import dynamic_upsample
+from pyindexnet.ops.dynamic_upsample import check_upsampled_size, dynamic_upsample
 
 #: Of the initial weights of a convolution that predicts kernels.
 KERNEL_STD = 0.001
@@ -83,11 +84,12 @@ class _Predictor(nn.Module):
             nn.init.zeros_(cast(Tensor, self.compress.bias))
         init_prediction(self.predict)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The raw kernels for ``x``, as the operator takes them."""
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{type(self).__name__}: x must be (N, {self.channels}, H, W), got {tuple(x.shape)}")
-        return self.predict(x if self.compress is None else self.compress(x))
+    def logits(self, x: Tensor, beyond: tuple[int, int] = (0, 0)) -> Tensor:
+        """The raw kernels for ``x``, as the operator takes them, and of so many rows and columns beyond its last ones."""
+        x = x if self.compress is None else self.compress(x)
+        if any(beyond):  # the prediction sees zeros beyond its map anyway: the kernels within stay what they are
+            x = F.pad(x, (0, beyond[1], 0, beyond[0]))
+        return self.predict(x)
 
 
 class CARAFE(_Predictor):
@@ -101,18 +103,26 @@ class CARAFE(_Predictor):
         compressed_channels: of the 1x1 convolution before the prediction; None: no such layer.
         encoder_kernel_size: side of the predicting convolution, odd.
         encoder_dilation: its dilation.
-    Shape: (N, C, h, w) -> (N, C, H, W): ``output_size`` = (H, W) with floor(H / r) <= h <= ceil(H / r), else (r h, r w).
+    Shape: (N, C, h, w) -> (N, C, H, W): ``output_size`` = (H, W) with floor(H / r) <= h <= ceil(H / r), else (r h, r w). Where
+        h is ceil(H / r) - 1, the kernels of the last rows are predicted one row below the map, which goes on with zeros there,
+        as the predicting convolution sees its border; columns likewise.
     Raises:
-        ValueError: a value that is not allowed, or another number of channels.
+        ValueError: a value that is not allowed, another number of channels, or another dtype than the weights'.
+        TypeError: x is not a tensor.
     """
 
     kernel_sizes = (1, 3, 5, 7)
     reduces = False
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        require_map(type(self).__name__, "x", x, self.channels, self.predict.weight)
+        beyond = (0, 0)
+        if output_size is not None:
+            height, width = check_upsampled_size("CARAFE", x, self.scale, output_size)
+            beyond = (-(-height // self.scale) - x.shape[2], -(-width // self.scale) - x.shape[3])
         return dynamic_upsample(
             x,
-            self.logits(x),
+            self.logits(x, beyond),
             kernel_size=self.kernel_size,
             groups=self.groups,
             scale=self.scale,
@@ -131,13 +141,15 @@ class CARAFEDownsample(_Predictor):
         kernel_size: side of the window, 1 to 14.
     Shape: (N, C, H, W) -> (N, C, ceil(H / r), ceil(W / r)).
     Raises:
-        ValueError: a value that is not allowed, or another number of channels.
+        ValueError: a value that is not allowed, another number of channels, or another dtype than the weights'.
+        TypeError: x is not a tensor.
     """
 
     kernel_sizes = range(1, 15)
     reduces = True
 
     def forward(self, x: Tensor) -> Tensor:
+        require_map(type(self).__name__, "x", x, self.channels, self.predict.weight)
         return dynamic_downsample(
             x, self.logits(x), kernel_size=self.kernel_size, groups=self.groups, scale=self.scale, normalization="softmax"
         )

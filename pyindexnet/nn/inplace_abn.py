@@ -23,9 +23,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyindexnet.nn.arguments import require_count, require_one_of
+from pyindexnet.nn.arguments import require_count, require_number, require_one_of
 from pyindexnet.nn.batch_norm import HALF, batch_statistics, count_batch, track_statistics
 from pyindexnet.nn.conv import ConvBNAct
+from pyindexnet.ops._common import check_floating
+from pyindexnet.ops.batch_norm import statistics_dtype
 
 WEIGHTS = ("raw", "positive")
 
@@ -49,6 +51,7 @@ class InPlaceABN(nn.Module):
     Shape: (N, C, ...) -> the same, the same memory; floating. A view is copied first: what it is a view of stays as it is.
     Raises:
         ValueError: a value that is not allowed, another number of channels, or one value per channel in training.
+        TypeError: x is not a tensor.
     Gradients: x, weight, bias; differentiable any number of times, except with ``sync``, where the second raises
         NotImplementedError. Under ``torch.compile`` and ``torch.export`` the same function runs out of place: what to keep is
         then the compiler's choice; with ``sync`` it raises.
@@ -72,8 +75,11 @@ class InPlaceABN(nn.Module):
         super().__init__()
         require_count("InPlaceABN", "channels", channels)
         require_one_of("InPlaceABN", "weight_form", weight_form, WEIGHTS)
-        if not negative_slope > 0:
-            raise ValueError(f"InPlaceABN: negative_slope must be above 0, got {negative_slope}")
+        require_one_of("InPlaceABN", "sync", sync, (False, True))
+        require_number("InPlaceABN", "negative_slope", negative_slope, low=0, open=True)
+        require_number("InPlaceABN", "eps", eps, low=0)
+        if momentum is not None:
+            require_number("InPlaceABN", "momentum", momentum)
         self.channels = channels
         self.negative_slope = negative_slope
         self.eps = eps
@@ -92,9 +98,13 @@ class InPlaceABN(nn.Module):
 
     def gamma(self) -> Tensor:
         """The factor of the normalised map, (C,)."""
-        return self.weight.abs() + self.eps if self.weight_form == "positive" else self.weight
+        return self._gamma(self.weight)
+
+    def _gamma(self, weight: Tensor) -> Tensor:
+        return weight.abs() + self.eps if self.weight_form == "positive" else weight
 
     def forward(self, x: Tensor) -> Tensor:
+        check_floating("InPlaceABN", "x", x)
         if x.dim() < 2 or x.shape[1] != self.channels:
             raise ValueError(f"InPlaceABN: x must be (N, {self.channels}, ...), got {tuple(x.shape)}")
         group = self._group()
@@ -106,7 +116,9 @@ class InPlaceABN(nn.Module):
             mean, var, count = self._statistics(x, group)
         else:
             mean, var, count = self.running_mean, self.running_var, 0
-        return _Function.apply(x, self.gamma(), self.bias, mean, var, self.eps, self.negative_slope, count, group)[0]
+        # What a half map is multiplied by is float32, as its statistics are; autograd casts the gradients back.
+        weight, bias, mean, var = (t.to(statistics_dtype(x)) for t in (self.weight, self.bias, mean, var))
+        return _Function.apply(x, self._gamma(weight), bias, mean, var, self.eps, self.negative_slope, count, group)[0]
 
     def _group(self) -> Any:
         """The process group to synchronise with, if any."""
@@ -122,7 +134,7 @@ class InPlaceABN(nn.Module):
         if count:
             mean, var = batch_statistics(x)
         else:  # the other processes wait for this one all the same
-            mean = var = x.new_zeros(self.channels, dtype=torch.float32 if x.dtype in HALF else x.dtype)
+            mean = var = x.new_zeros(self.channels, dtype=statistics_dtype(x))
         if group is not None:
             mean, var, count = _joined(mean, var, count, group)
         if count < 2:

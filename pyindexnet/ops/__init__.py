@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators: public functions over backends that are registered with PyTorch."""
+"""The operators: public functions over backends that are registered with PyTorch.
+
+Derivatives are those of reverse mode, of any order that a docstring names. Forward mode (``torch.func.jvp``, ``jacfwd``) raises
+NotImplementedError. Direct calls of ``torch.ops.pyindexnet`` and compiled code are not checked: PyTorch drops tangents there.
+"""
 
 from .affinity_downsample import affinity_downsample
 from .affinity_map import affinity_map

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _extension, backends
 
@@ -38,11 +39,16 @@ def autocast_inputs(*tensors: Any) -> tuple[Any, ...]:
     """
     if not all(isinstance(t, Tensor) for t in tensors):
         return tensors
-    device = tensors[0].device.type
-    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+    if not autocasts(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is."""
+    device = x.device.type
+    return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -53,10 +59,14 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 def check_tensor(op: str, name: str, value: Any, dims: Sequence[str]) -> None:
     """A floating tensor with ``len(dims)`` dimensions."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    check_floating(op, name, value)
     if value.dim() != len(dims):
         raise ValueError(f"{op}: {name} must be ({', '.join(dims)}), got {value.dim()} dimensions")
+
+
+def check_floating(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in FLOATS:
         raise ValueError(f"{op}: {name} must be float64, float32, float16 or bfloat16, got {value.dtype}")
 
@@ -226,8 +236,17 @@ def inlined_reference() -> Iterator[None]:
         _inlined = previous
 
 
+def _refuse_tangents(op: str, tensors: Sequence[Tensor]) -> None:
+    """``torch.library`` takes no forward-mode formula: PyTorch would drop the tangents without a word."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(f"{op}: derivatives must be in reverse mode, got a tangent of forward mode (jvp, jacfwd)")
+
+
 def dispatch(op: str, backend: str | None, tensors: Sequence[Tensor]) -> Callable[..., Any]:
     """The dispatcher op of the chosen backend; inside :func:`inlined_reference`, the formula."""
     if _inlined:
         return _families[op][0].reference
+    _refuse_tangents(op, tensors)
     return _overloads[op, backends.choose(op, *tensors, backend=backend)]

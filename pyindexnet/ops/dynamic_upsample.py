@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,13 @@ KERNEL_SIZES = (1, 3, 5, 7)
 SCALES = (1, 2, 3, 4)
 
 
+def check_upsampled_size(op: str, x: Tensor, scale: int, output_size: Any) -> tuple[Any, Any]:
+    """(H, W) with floor(H / scale) <= h <= ceil(H / scale), W likewise."""
+    height, width = check_output_size(op, output_size)
+    within(op, "output_size", (height, width), [(scale * (n - 1) + 1, scale * (n + 1) - 1) for n in x.shape[2:]])
+    return height, width
+
+
 def check_upsample(
     op: str, x: Tensor, kernel_size: int, groups: int, scale: int, normalization: str, height: int, width: int
 ) -> None:
@@ -28,8 +36,7 @@ def check_upsample(
     check_choice(op, "normalization", normalization, NORMALIZATIONS)
     check_image(op, "x", x)
     check_groups(op, x, groups)
-    h, w = x.shape[2:]
-    within(op, "output_size", (height, width), [(scale * (n - 1) + 1, scale * (n + 1) - 1) for n in (h, w)])
+    check_upsampled_size(op, x, scale, (height, width))
 
 
 def _window(

@@ -34,6 +34,10 @@ def test_published_formula_is_the_operator(bench: OpBench) -> None:
     wrong = replace(bench, published=lambda *t, **more: _scaled(bench.published(*t, **more), 1 + 1e-9))
     with pytest.raises(WrongResult, match=f"{bench.name}, published formula"):
         check_published(wrong)
+    for name, formula in bench.formulas.items():
+        other = {name: lambda *t, formula=formula, **more: _scaled(formula(*t, **more), 1 + 1e-9)}
+        with pytest.raises(WrongResult, match=f"{bench.name}, {name}"):
+            check_published(replace(bench, formulas=other))
 
 
 @needs_cpu

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.__main__ import main
-from bench.operators import default_cases
+from bench.operators import default_cases, functions
 from bench.ops import BENCHES, KINDS
 from bench.ops.case import MODES, Case, make_inputs
 from bench.results import COLUMNS, read
@@ -122,6 +122,14 @@ def test_compiled_side(tmp_path: Path) -> None:
     rows = _run(tmp_path, "--op", "indexed_upsample", "--mode", "forward")
     assert [r["backend"] for r in rows[:4]] == ["copy", "eager", "compile", "reference"]
     assert all(float(r["speedup_compile"]) > 0 for r in rows)
+
+
+def test_compiled_formula_that_is_not_published() -> None:
+    """It is a side of its own where ``torch.compile`` is timed."""
+    bench = BENCHES["dynamic_upsample"]
+    case = Case((1, 4, 4, 4), maps=bench.kinds[0])
+    assert list(functions(bench, case, ["reference"], "compile")) == ["eager", "compile", "compile_low", "reference"]
+    assert list(functions(bench, case, ["reference"], None)) == ["eager", "reference"]
 
 
 @pytest.mark.parametrize(

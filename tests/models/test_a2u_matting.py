@@ -259,6 +259,18 @@ def test_autocast() -> None:
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("upsample", UPSAMPLINGS)
+def test_all_of_it_in_bfloat16(upsample: str) -> None:
+    """A training step with parameters, buffers and input of the half type."""
+    model = tiny(upsample=upsample).to(torch.bfloat16)
+    x = torch.randn(2, 4, 32, 48, dtype=torch.bfloat16, requires_grad=True)
+    assert_trains(model, x)
+    for name, t in [("x", x), *model.named_parameters()]:
+        assert t.grad is not None, name
+        assert t.grad.dtype == torch.bfloat16, name
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
 def test_saves_its_options(tmp_path: Any) -> None:
     model = tiny(variant="hybrid", shared=False, downsample=False, kernel_size=5, norm="batch_norm").eval()
     save_checkpoint(model, tmp_path / "weights.safetensors")
@@ -287,6 +299,7 @@ def test_matte_pads_by_reflection() -> None:
         ({"variant": "fixed"}, "variant must be one of 'static', 'hybrid', 'dynamic', got 'fixed'"),
         ({"norm": "group"}, "norm must be one of 'inplace_abn', 'batch_norm', got 'group'"),
         ({"shared": 2}, "shared must be one of False, True, got 2"),
+        ({"shared": 1}, "shared must be one of False, True, got 1"),
         ({"width": 0.01}, "width must be a multiple of 1/32, got 0.01"),
         ({"width": 0}, "width must be a multiple of 1/32, got 0"),
         ({"width": 0.125, "groups": 3}, r"groups must divide the channels of the maps \(8, 8, 16, 32\), got 3"),
@@ -296,4 +309,11 @@ def test_matte_pads_by_reflection() -> None:
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=f"a2u_matting: {message}"):
+        create_model("a2u_matting", **options)
+
+
+@pytest.mark.parametrize("options", [{"kernel_size": 3.0}, {"encoder_kernel_size": 5.0}], ids=str)
+def test_bad_options_of_its_modules(options: dict) -> None:
+    ((option, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"AffinityUpDown: {option} must be one of 1, .*, got {value}"):
         create_model("a2u_matting", **options)

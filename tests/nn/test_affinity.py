@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from pyindexnet.models.a2u_matting import affinity_key_map
 from pyindexnet.nn import AffinityUpDown, AffinityUpsample
 from pyindexnet.nn.affinity import VARIANTS, AffinityKernels
+from pyindexnet.testing import tolerance
+from pyindexnet.testing.parity import error
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
-GOLDENS = ("share_s1_k6_g1", "share_s3_k6_g1", "share_s3_k6_g2", "unshare_s3_k6_g1")
+GOLDENS = tuple(
+    f"interchannelupdown_{name}" for name in ("share_s1_k6_g1", "share_s3_k6_g1", "share_s3_k6_g2", "unshare_s3_k6_g1")
+)
 
 
 def normalised(module: AffinityUpDown, kernels: AffinityKernels) -> tuple[Tensor, Tensor]:
@@ -36,11 +40,11 @@ def kernel_maps(module: AffinityUpDown, guide: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden(name: str) -> None:
-    case = load_case("a2u_module", f"interchannelupdown_{name}")
+    case = load_case("a2u_module", name)
     options = case.info["constructor"]
     keys = affinity_key_map("m", "p")
 
-    def results(dtype: torch.dtype) -> dict[str, Tensor]:
+    def results(dtype: torch.dtype, fused: bool) -> dict[str, Tensor]:
         module = AffinityUpDown(
             options["c"],
             shared=options["share"],
@@ -52,8 +56,7 @@ def test_golden(name: str) -> None:
         )
         load_published(module, keys, case).to(dtype)
         x, z = (case.tensor(f"input_{key}").to(dtype).requires_grad_() for key in ("x", "z"))
-        # in float32 by plain layers, as the arrays were made: what their rounding does to sums that nearly vanish
-        kernels = module.kernels(x) if dtype == torch.float64 else AffinityKernels(*by_samples(module, x))
+        kernels = module.kernels(x) if fused else AffinityKernels(*by_samples(module, x))
         down, up = normalised(module, kernels)
         size = x.shape[2], x.shape[3]
         outputs = {
@@ -67,7 +70,17 @@ def test_golden(name: str) -> None:
         found = {f"output_{key}": t for key, t in outputs.items()} | {"grad_x": grads[0], "grad_z": grads[1]}
         return found | parameter_gradients(module, keys, grads[2:])
 
-    check(case, results)
+    # In float32 by plain layers, as the arrays were made: what their rounding does to sums that nearly vanish.
+    check(case, lambda dtype: results(dtype, fused=dtype == torch.float64))
+
+    exact, judge, found = (results(*how) for how in ((torch.double, True), (torch.float, False), (torch.float, True)))
+    z = case.tensor("input_z")
+    for key, gold in ((key, t.detach()) for key, t in exact.items()):
+        # Gradients of weights are sums over all of a batch, the other sums have no more terms than a channel has cells.
+        terms = z.numel() if "weight" in key else z[0, 0].numel()
+        bound = tolerance(gold, error(judge[key], gold), terms, torch.float32)
+        assert error(found[key], gold) <= bound, key
+        assert error(case.tensor(key), gold) <= bound, key
 
 
 def module_of(kind: type[AffinityUpsample], **options: Any) -> AffinityUpsample:
@@ -197,6 +210,12 @@ def test_parameters_as_printed(variant: str, shared: bool) -> None:
         ({"groups": 0}, "groups must be a whole number from 1, got 0"),
         ({"groups": True}, "groups must be a whole number from 1, got True"),
         ({"rank": True}, "rank must be a whole number from 1 to 16, got True"),
+        ({"kernel_size": 3.0}, "kernel_size must be one of 1, 3, 5, 7, got 3.0"),
+        ({"kernel_size": True}, "kernel_size must be one of 1, 3, 5, 7, got True"),
+        ({"encoder_kernel_size": 5.0}, "encoder_kernel_size must be one of 1, .*, 14, got 5.0"),
+        ({"shared": "x"}, "shared must be one of False, True, got 'x'"),
+        ({"position_wise": 1}, "position_wise must be one of False, True, got 1"),
+        ({"normalize": None}, "normalize must be one of False, True, got None"),
         ({"channels": 0}, "channels must be a whole number from 1, got 0"),
         ({"groups": 2.0}, "groups must be a whole number from 1, got 2.0"),
         ({"normalize": True, "norm_groups": 0}, "norm_groups must be a whole number from 1, got 0"),
@@ -226,3 +245,34 @@ def test_normalised_encodings_under_autocast() -> None:
 def test_bad_guide(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"AffinityUpDown: guide must be \(N, 6, H, W\), got"):
         AffinityUpDown(6).kernels(torch.zeros(size))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"guide": torch.zeros(2, 8, 8, 8, dtype=torch.double)}, "guide must have the dtype of the module, torch.float32, got"),
+        ({"x": torch.zeros(2, 8, 4, 4, dtype=torch.half)}, "x must have the dtype of the module, torch.float32, got"),
+        ({"guide": torch.zeros(2, 8, 8, 8, dtype=torch.int)}, "guide must be float64, .*, got torch.int32"),
+        ({"guide": torch.zeros(2, 8, 0, 8)}, r"guide must have C, H and W of at least 1, got \(2, 8, 0, 8\)"),
+        ({"x": torch.zeros(2, 8, 4)}, r"x must be \(N, C, H, W\), got 3 dimensions"),
+        ({"x": [1.0]}, "x must be a tensor, got list"),
+        ({"guide": None}, "guide must be a tensor, got NoneType"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else v,
+)
+def test_bad_maps(wrong: dict[str, Any], message: str, variant: str) -> None:
+    given = {"x": torch.zeros(2, 8, 4, 4), "guide": torch.zeros(2, 8, 8, 8)} | wrong
+    with pytest.raises(TypeError if "tensor" in message else ValueError, match=f"AffinityUpsample: {message}"):
+        AffinityUpsample(8, variant=variant)(**given)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_takes_what_it_casts(variant: str) -> None:
+    module, x, guide = AffinityUpsample(8, variant=variant), torch.randn(2, 8, 4, 4), torch.randn(2, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = [module(x, guide), module(x.bfloat16(), guide), module(x, guide.bfloat16())]
+        with pytest.raises(ValueError, match="AffinityUpsample: guide must have the dtype of the module"):
+            module(x, guide.double())
+    assert [y.dtype for y in seen] == [torch.bfloat16] * 3
+    torch.testing.assert_close(seen[1], seen[0])

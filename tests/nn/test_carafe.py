@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +16,12 @@ from pyindexnet.nn import CARAFE, CARAFEDownsample
 from tests.golden import load_case
 from tests.nn.golden_module import check, load_published, parameter_gradients
 
+GOLDENS = ("carafepack_k5_g1",)
 
-def test_golden() -> None:
-    case = load_case("carafe", "carafepack_k5_g1")
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    case = load_case("carafe", name)
     given = case.info["constructor"]
     keys = {
         f"m.{ours}.{leaf}": f"p.{name}.{leaf}"
@@ -51,19 +56,22 @@ def noisy(module: CARAFE | CARAFEDownsample) -> CARAFE | CARAFEDownsample:
     return module
 
 
+@pytest.mark.parametrize("size", [(7, 10), (8, 11), (9, 9)], ids=str)
 @pytest.mark.parametrize("compressed", [None, 3])
-def test_upsampling_by_hand(compressed: int | None) -> None:
+def test_upsampling_by_hand(compressed: int | None, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 4, 4, 5)
     module = noisy(CARAFE(4, kernel_size=3, groups=2, compressed_channels=compressed))
     with torch.no_grad():
-        y = module(x, (7, 10))
-        weights = F.pixel_shuffle(module.logits(x), 2).unflatten(1, (2, 9)).softmax(2)
-    assert y.shape == (1, 4, 7, 10)
-    padded = F.pad(x, (1, 1, 1, 1))
+        y = module(x, size)
+        inner = x if module.compress is None else module.compress(x)
+        logits = F.conv2d(F.pad(inner, (1, 2, 1, 2)), module.predict.weight, module.predict.bias)  # one row and column more
+        weights = F.pixel_shuffle(logits, 2).unflatten(1, (2, 9)).softmax(2)
+    assert y.shape == (1, 4, *size)
+    padded = F.pad(x, (1, 2, 1, 2))
     for c in range(4):
-        for i in range(7):
-            for j in range(10):
+        for i in range(size[0]):
+            for j in range(size[1]):
                 window = padded[0, c, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3].flatten()
                 torch.testing.assert_close(y[0, c, i, j], window @ weights[0, c // 2, :, i, j])
 
@@ -103,6 +111,8 @@ def test_even_encoder(module: type[CARAFE | CARAFEDownsample]) -> None:
     ("options", "message"),
     [
         ({"scale": 5}, "scale must be one of 1, 2, 3, 4, got 5"),
+        ({"scale": 2.0}, "scale must be one of 1, 2, 3, 4, got 2.0"),
+        ({"scale": True}, "scale must be one of 1, 2, 3, 4, got True"),
         ({"kernel_size": 15}, "kernel_size must be one of 1, .*, got 15"),
         ({"groups": 3}, r"groups must divide channels \(8\), got 3"),
         ({"groups": 0}, "groups must be a whole number from 1, got 0"),
@@ -122,6 +132,76 @@ def test_bad_arguments(module: type[CARAFE | CARAFEDownsample], options: dict[st
 def test_wrong_channels(module: type[CARAFE | CARAFEDownsample]) -> None:
     with pytest.raises(ValueError, match=rf"{module.__name__}: x must be \(N, 8, H, W\), got \(1, 6, 4, 4\)"):
         module(8)(torch.zeros(1, 6, 4, 4))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_every_size_that_is_promised(scale: int) -> None:
+    """Between r (h - 1) and r (h + 1), forward and backward; no other."""
+    module = CARAFE(8, scale=scale)
+    x = torch.randn(2, 8, 13, 13, requires_grad=True)
+    low, high = 12 * scale + 1, 14 * scale - 1
+    for size in ((low, high), (high, low), (high, high)):
+        y = module(x, size)
+        assert y.shape == (2, 8, *size)
+        assert torch.autograd.grad(y.sum(), x)[0].isfinite().all()
+    for size in ((low - 1, high), (high, high + 1)):
+        want = rf"CARAFE: output_size must be within \({low}..{high}, {low}..{high}\), got \({size[0]}, {size[1]}\)"
+        with pytest.raises(ValueError, match=want):
+            module(x, size)
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(1, 8, 4, 4, dtype=torch.double), "x must have the dtype of the module, torch.float32, got torch.float64"),
+        (
+            torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16),
+            "x must have the dtype of the module, torch.float32, got torch.bfloat16",
+        ),
+        (torch.zeros(1, 8, 4, 4, dtype=torch.uint8), "x must be float64, float32, float16 or bfloat16, got torch.uint8"),
+        (torch.zeros(1, 8, 0, 4), "x must have C, H and W of at least 1, got (1, 8, 0, 4)"),
+        (np.zeros((1, 8, 4, 4)), "x must be a tensor, got ndarray"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_bad_maps(module: type[CARAFE | CARAFEDownsample], x: Any, message: str) -> None:
+    error = ValueError if isinstance(x, Tensor) else TypeError
+    with pytest.raises(error, match=re.escape(f"{module.__name__}: {message}")):
+        module(8)(x)
+
+
+@pytest.mark.parametrize("module", [CARAFE, CARAFEDownsample])
+def test_autocast_takes_what_it_casts(module: type[CARAFE | CARAFEDownsample]) -> None:
+    net, x = module(8), torch.randn(1, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net(x.bfloat16()), net(x))
+        with pytest.raises(ValueError, match="x must have the dtype of the module"):
+            net(x.double())
+    assert net(x[:0]).shape[0] == 0
+
+
+@pytest.mark.parametrize("size", [27, (27.0, 27), (26,)], ids=str)
+def test_no_size(size: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"CARAFE: output_size must be (H, W), got {size!r}")):
+        CARAFE(8)(torch.zeros(1, 8, 13, 13), size)
+
+
+@pytest.mark.parametrize("high", [26, 27])
+def test_exports_with_a_size(high: int) -> None:
+    class Resized(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.carafe = CARAFE(8)
+
+        def forward(self, x: Tensor, like: Tensor) -> Tensor:
+            return self.carafe(x, (like.shape[2], like.shape[3]))
+
+    given = torch.randn(2, 8, 13, 13), torch.zeros(2, 1, high, high)
+    module = Resized().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(module, given).module()(*given), module(*given))
+        torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="eager", dynamic=True)(*given), module(*given))
 
 
 def test_even_windows_are_for_downsampling() -> None:

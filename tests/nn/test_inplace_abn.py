@@ -25,11 +25,12 @@ from tests.golden import GoldenCase, load_case
 from tests.nn.golden_module import check
 
 SLOPES = (0.01, 1.0)
+GOLDENS = ("inplace_abn_positiveweight", "inplace_abn_negativeweight")
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative"])
-def test_golden(sign: str) -> None:
-    case = load_case("a2u_module", f"inplace_abn_{sign}weight")
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    case = load_case("a2u_module", name)
 
     def results(dtype: torch.dtype) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -132,11 +133,17 @@ def test_derivatives(training: bool, slope: float, weight_form: str) -> None:
     torch.autograd.gradgradcheck(run, (x, weight, bias))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("weight_form", ["raw", "positive"])
+@pytest.mark.parametrize("half_parameters", [False, True], ids=["float_parameters", "half_parameters"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(dtype: torch.dtype) -> None:
-    """Half maps, float32 parameters, as under autocast; the recovered map is as exact as the output."""
-    module = InPlaceABN(4)
-    exact = copy.deepcopy(module)
+def test_half_precision(dtype: torch.dtype, half_parameters: bool, weight_form: str, training: bool) -> None:
+    """Half maps, with float32 parameters as under autocast or all half; the recovered map is as exact as the output."""
+    torch.manual_seed(0)
+    module = InPlaceABN(4, weight_form=weight_form).train(training)
+    if half_parameters:
+        module.to(dtype)
+    exact = copy.deepcopy(module).float()
     x = torch.randn(2, 4, 8, 8).to(dtype)
     grads = []
     for net, given in ((module, x.clone().requires_grad_()), (exact, x.float().requires_grad_())):
@@ -144,8 +151,10 @@ def test_half_precision(dtype: torch.dtype) -> None:
         grads.append((y, *torch.autograd.grad(y.float().square().sum(), [given, net.weight, net.bias])))
     assert grads[0][0].dtype == dtype
     for got, want in zip(*grads, strict=True):
-        noise = torch.finfo(dtype).eps * want.abs().max() * (1 if got.dtype == dtype else want.numel())
+        noise = torch.finfo(dtype).eps * want.abs().max() * (1 if got.shape == x.shape else want.numel())
         assert (got.float() - want).abs().max() <= 10 * noise
+    for got, want in zip(grads[0][2:], (module.weight, module.bias), strict=True):
+        assert got.dtype == want.dtype
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -281,7 +290,13 @@ def test_revert(slope: float, weight_form: str) -> None:
     [
         ({"weight_form": "abs"}, None, "weight_form must be one of 'raw', 'positive', got 'abs'"),
         ({"channels": 0}, None, "channels must be a whole number from 1, got 0"),
-        ({"negative_slope": 0.0}, None, "negative_slope must be above 0, got 0.0"),
+        ({"negative_slope": 0.0}, None, "negative_slope must be a finite number above 0, got 0.0"),
+        ({"negative_slope": None}, None, "negative_slope must be a finite number above 0, got None"),
+        ({"eps": "x"}, None, "eps must be a finite number from 0, got 'x'"),
+        ({"eps": -1e-5}, None, "eps must be a finite number from 0, got -1e-05"),
+        ({"momentum": True}, None, "momentum must be a finite number, got True"),
+        ({"momentum": float("nan")}, None, "momentum must be a finite number, got nan"),
+        ({"sync": 1}, None, "sync must be one of False, True, got 1"),
         ({}, (2, 4, 5, 5), r"x must be \(N, 3, ...\), got \(2, 4, 5, 5\)"),
         ({}, (3,), r"x must be \(N, 3, ...\), got \(3,\)"),
         ({}, (1, 3, 1, 1), r"x must hold more than one value per channel in training, got \(1, 3, 1, 1\)"),
@@ -291,6 +306,13 @@ def test_revert(slope: float, weight_form: str) -> None:
 def test_errors(options: dict, size: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ValueError, match=f"InPlaceABN: {message}"):
         InPlaceABN(**{"channels": 3, **options})(torch.zeros(size or (2, 3, 4, 4)))
+
+
+def test_what_is_no_map() -> None:
+    with pytest.raises(TypeError, match="InPlaceABN: x must be a tensor, got list"):
+        InPlaceABN(3)([1.0])
+    with pytest.raises(ValueError, match=r"InPlaceABN: x must be float64, .* or bfloat16, got torch.int64"):
+        InPlaceABN(3)(torch.zeros(2, 3, 4, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -111,3 +111,18 @@ def test_opcheck_backward(spec: OpSpec, variant: tuple[str, str], layout: str, o
     leaves = [t.requires_grad_() for t in tensors]
     options = spec.backward_options(sample.options)
     torch.library.opcheck(op(spec, backend, "_backward").default, (*grads, *leaves, *options, *needed))
+
+
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=spec_id)
+def test_forward_mode_is_refused(spec: OpSpec) -> None:
+    """PyTorch would give derivatives of 0."""
+    sample = spec.samples[0]
+    tensors = make_tensors(spec, sample, torch.float32)
+
+    def run(x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return spec.function(x, *tensors[1:], **sample.options)
+
+    with pytest.raises(NotImplementedError, match=f"{spec.name}: derivatives must be in reverse mode, got a tangent"):
+        torch.func.jvp(run, tensors[:1], (torch.ones_like(tensors[0]),))
+    with pytest.raises(NotImplementedError, match="derivatives must be in reverse mode"):
+        torch.func.jacfwd(run)(tensors[0])
