@@ -181,6 +181,9 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
     label = _label(source)
     state, _ = _state_dict(source)
     own = model.state_dict()
+    empty = next((k for k, t in state.items() if t.is_meta), None)
+    if empty is not None and not any(t.is_meta for t in own.values()):
+        raise CheckpointError(f"{label}: {empty} must hold values, got a meta tensor")
     keys: KeyMap = {key: key for key in own}
     published = published_key_map(model)
     if published is not None and len(_names(published) & state.keys()) > len(own.keys() & state.keys()):
@@ -321,8 +324,8 @@ def _flatten(label: str, state: Any) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if not isinstance(key, str):
             raise CheckpointError(f"{label}: keys must be strings, got {key!r}")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            kind = "quantised" if tensor.is_quantized else "meta" if tensor.is_meta else str(tensor.layout)
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout)
             raise CheckpointError(f"{label}: {key} must be a dense tensor, got a {kind} one")
     state = dict(state)
     stripped = True
