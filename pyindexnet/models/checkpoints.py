@@ -302,10 +302,12 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
         if code:
             raise CheckpointError(f"{path}: holds pickled code ({code[1]}), which is never run") from error
         raise CheckpointError(f"{path}: cannot be read: not a file of tensors") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
     except MemoryError:
         raise
     except Exception as error:  # the decoder of a broken pickle raises KeyError, IndexError, struct.error, ...
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{path}: cannot be read: not a file of tensors") from error
     raise CheckpointError(f"{path}: name must end in .safetensors, {', '.join(TORCH_SUFFIXES)}")
 
 

@@ -198,7 +198,7 @@ def test_plain_pickle_is_not_run(tmp_path: Path) -> None:
         ("gone.pth", None, "gone.pth: no such file"),
         ("empty.pth", b"", "empty.pth: cannot be read"),
         ("text.pth", b"not a checkpoint at all", "text.pth: cannot be read"),
-        ("word.pth", b"hello world", "word.pth: cannot be read"),
+        ("word.pth", b"hello world", "word.pth: cannot be read: not a file of tensors"),
         ("stop.pth", b"\x80\x02.", "stop.pth: cannot be read"),
         ("short.pth", "half", "short.pth: cannot be read"),
         ("empty.safetensors", b"", "empty.safetensors: cannot be read"),
