@@ -13,6 +13,9 @@ from pathlib import Path
 def write_files(contents: Mapping[Path, bytes], *, durable: bool = False) -> None:
     """Write all files or none: each under a temporary name beside its target, then all renamed.
 
+    What can be foreseen (no room, no right, a folder in the way) fails before the first renaming; should a later renaming fail
+    itself, those before it stay.
+
     Args:
         contents: bytes by path; a file that is there is replaced.
         durable: what was written survives a crash of the machine: flushed to the disk before the renaming, and the names after.
